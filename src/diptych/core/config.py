@@ -1,0 +1,230 @@
+"""What can be chosen, and what are the defaults?
+
+Frozen dataclasses of orthogonal choices: a network (`TransformerConfig`), its data, tokenizer, optimizer and
+training, and the whole experiment (`RunConfig`). This module imports no torch, so that `--help` and the checking of
+recipes are fast; the meaning of each option lives in the one `match` that builds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+_STRICT: dict[str, object] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's stretching of low rotary frequencies (Grattafiori et al. 2024; the released `rope_scaling`)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    factor: float = 8.0
+    """By how much the lowest frequencies are stretched."""
+    low_freq_factor: float = 1.0
+    """Wavelengths above `original_max_length / low_freq_factor` are stretched by `factor`."""
+    high_freq_factor: float = 4.0
+    """Wavelengths below `original_max_length / high_freq_factor` are left as they are."""
+    original_max_length: int = 8192
+    """The context length of the training before stretching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The shape of a transformer. GPT-2 and Llama 3 are values of it: see `diptych.presets`."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    vocab_size: int = 0
+    """Size of the vocabulary; 0 takes the tokenizer's."""
+    d_model: int = 256
+    """Width of the residual stream."""
+    n_layers: int = 6
+    """Number of blocks."""
+    n_heads: int = 4
+    """Number of query heads."""
+    n_kv_heads: int | None = None
+    """Number of key-value heads, which groups of query heads share (Ainslie et al. 2023); None: `n_heads`."""
+    d_head: int | None = None
+    """Width of a head; None: d_model / n_heads."""
+    d_ff: int | None = None
+    """Inner width of the feed-forward layer; None: 4 d_model, or 8/3 d_model rounded up to 32 for swiglu."""
+    max_length: int = 256
+    """Longest sequence: size of learned position tables and the default context of generation."""
+    norm: Literal["layer", "rms"] = "rms"
+    """Layer normalization (Ba et al. 2016) or its root-mean-square form (Zhang and Sennrich 2019)."""
+    norm_placement: Literal["pre", "post"] = "pre"
+    """Before each sublayer, or after each residual sum as in Vaswani et al. 2017."""
+    norm_eps: float = 1e-5
+    """Added to the variance (layer) or the mean square (rms)."""
+    position: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "rope"
+    """How a position is told: added to the embedding, rotated into queries and keys, or biasing the scores."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary wavelengths (Su et al. 2021)."""
+    rope_scaling: RopeScaling | None = None
+    """Stretching of the rotary frequencies for long contexts."""
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "swiglu"] = "swiglu"
+    """Activation of the feed-forward layer."""
+    bias: bool = False
+    """Bias vectors in the linear layers and in layer normalization."""
+    tied_embedding: bool = True
+    """One matrix for embedding and un-embedding (Press and Wolf 2017)."""
+    embedding_scale: bool = False
+    """Multiply embeddings by sqrt(d_model), as in Vaswani et al. 2017, section 3.4."""
+    dropout: float = 0.0
+    """Share of activations dropped in training after the embedding and each sublayer."""
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1 or self.n_layers < 1 or self.n_heads < 1 or self.max_length < 1:
+            raise ValueError("d_model, n_layers, n_heads and max_length must be at least 1")
+        if self.d_head is None and self.d_model % self.n_heads:
+            raise ValueError(f"d_model={self.d_model} is no multiple of n_heads={self.n_heads}; set d_head, or change one")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_heads={self.n_heads} is no multiple of n_kv_heads={self.n_kv_heads}")
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(f"rotary positions need an even d_head, not {self.head_width}")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key-value heads."""
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width of the feed-forward layer."""
+        if self.d_ff is not None:
+            return self.d_ff
+        return -(-8 * self.d_model // 96) * 32 if self.feed_forward == "swiglu" else 4 * self.d_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How text becomes tokens."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    kind: Literal["byte", "character", "bpe"] = "bpe"
+    """Raw bytes, characters, or byte-level byte-pair encoding trained on the data."""
+    vocab_size: int = 4096
+    """Vocabulary of the byte-pair encoding, special tokens included."""
+    path: str | None = None
+    """A tokenizer.json to use instead of training one."""
+    train_bytes: int = 8_000_000
+    """How much of the training text the tokenizer is trained on, in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the text comes from and how it is cut."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    source: tuple[str, ...] = ("stdlib",)
+    """`stdlib` (Python's own library, always at hand), files or folders (.txt, .md, .py, .jsonl, .parquet, ...), or
+    `hf:NAME` for a Hugging Face data set."""
+    text_field: str = "text"
+    """Field or column of the text in JSONL, Parquet and data sets."""
+    heldout: str | None = None
+    """A file or folder to score on; None sets a share of the documents aside."""
+    heldout_fraction: float = 0.05
+    """Share of the documents set aside, chosen by a hash of their text."""
+    sequence_length: int = 256
+    """Tokens in a training sequence."""
+    document_mask: bool = True
+    """Attention does not cross the documents packed into one sequence."""
+    max_bytes: int | None = None
+    """Read at most this much text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How parameters move."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW (Loshchilov and Hutter 2019) for all parameters, or Muon (Jordan et al. 2024) for the matrices inside
+    the blocks and AdamW for the rest."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moments."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices only."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: cosine decay, or warm-up-stable-decay (Hu et al. 2024), or constant."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    decay_fraction: float = 0.2
+    """Share of the steps in which `wsd` decays."""
+    final_lr_fraction: float = 0.1
+    """Learning rate at the end, as a share of its peak."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how exactly and on what to train."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Sequences in an optimizer step, over all ranks and micro-batches."""
+    micro_batch_size: int | None = None
+    """Sequences in one forward pass; None: batch_size divided by the ranks."""
+    seed: int = 0
+    """Seed of weights, data order and noise."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the matrix products (autocast); parameters stay float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: where a compiler exists, or stop where none does, or never."""
+    checkpoint_activations: bool = False
+    """Recompute the blocks in the backward pass instead of keeping their activations."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights, which then is what is evaluated and kept; 0: none."""
+    log_every: int = 10
+    """Steps between progress reports."""
+    eval_every: int = 250
+    """Steps between held-out scores; 0: only at the end."""
+    eval_sequences: int = 64
+    """Held-out sequences scored during training."""
+    save_every: int = 250
+    """Steps between checkpoints."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, ..."""
+    distributed: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Under torchrun: DistributedDataParallel (auto, ddp) or FSDP2 (fsdp)."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra `logging`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One experiment: what `diptych train` reads from a recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    out: str = "runs/default"
+    """Folder of the run."""
+    objective: Literal["autoregressive"] = "autoregressive"
+    """The paradigm."""
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The text."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer and its schedule."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
