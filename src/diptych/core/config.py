@@ -78,7 +78,9 @@ class TransformerConfig:
         if self.d_model < 1 or self.n_layers < 1 or self.n_heads < 1 or self.max_length < 1:
             raise ValueError("d_model, n_layers, n_heads and max_length must be at least 1")
         if self.d_head is None and self.d_model % self.n_heads:
-            raise ValueError(f"d_model={self.d_model} is no multiple of n_heads={self.n_heads}; set d_head, or change one")
+            raise ValueError(
+                f"d_model={self.d_model} is no multiple of n_heads={self.n_heads}; set d_head, or change one"
+            )
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads={self.n_heads} is no multiple of n_kv_heads={self.n_kv_heads}")
         if self.position == "rope" and self.head_width % 2:

@@ -169,6 +169,3 @@ class Sampler(Protocol):
     def sample(self, model: Any, request: Any, rng: Rng) -> Iterator[Frame]:
         """Yield one frame a step."""
         ...
-
-
-

@@ -1,0 +1,165 @@
+"""How do the layers make a network over tokens?
+
+Embedding, blocks, final normalization and un-embedding: the decoder-only transformer (*Formal Algorithms*, algorithm 10)
+under a causal mask, an encoder or a denoiser of text under a full one.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diptych.core.config import TransformerConfig
+from diptych.core.types import Mask
+from diptych.models.cache import KeyValueCache
+from diptych.nn.block import Block
+from diptych.nn.embedding import TokenEmbedding, Unembedding, unembed
+from diptych.nn.masks import lower
+from diptych.nn.normalization import build_norm
+from diptych.nn.positions import Rotation, alibi_slopes, rope_frequencies, rotation, sinusoidal_table
+
+
+@final
+class LanguageModel(nn.Module):
+    """A `TokenPredictor`: logits over the vocabulary for every position. Weights start from `initialize`."""
+
+    rope: Tensor | None
+    slopes: Tensor | None
+    sinusoids: Tensor | None
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise ValueError(
+                "the model's vocab_size is 0; set model.vocab_size, or train from a recipe with a tokenizer"
+            )
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.checkpoint_activations = False
+        self.embedding = TokenEmbedding(config.vocab_size, config.d_model, scaled=config.embedding_scale)
+        learned = config.position == "learned"
+        self.position_embedding = TokenEmbedding(config.max_length, config.d_model) if learned else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = build_norm(config) if config.norm_placement == "pre" else None
+        self.head = None if config.tied_embedding else Unembedding(config.vocab_size, config.d_model)
+        self._add_tables(config)
+
+    def _add_tables(self, config: TransformerConfig) -> None:
+        rope = rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
+        tables = {
+            "rope": rope if config.position == "rope" else None,
+            "slopes": alibi_slopes(config.n_heads) if config.position == "alibi" else None,
+            "sinusoids": sinusoidal_table(config.max_length, config.d_model)
+            if config.position == "sinusoidal"
+            else None,
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table, persistent=False)
+
+    @property
+    def unembedding(self) -> Float[Tensor, "v d"]:
+        """W_u: the embedding's matrix where tied, else the head's."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def new_cache(self, batch_size: int, max_length: int) -> KeyValueCache:
+        """An empty cache on the model's device and in its precision."""
+        weight = self.embedding.weight
+        return KeyValueCache(self.config, batch_size, max_length, device=weight.device, dtype=weight.dtype)
+
+    def forward(
+        self,
+        x: Int[Tensor, "b t"],
+        *,
+        mask: Mask,
+        time: Tensor | None = None,
+        cond: Tensor | None = None,
+        positions: Int[Tensor, "b t"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "b t v"]:
+        """Logits of every position."""
+        states = self.states(x, mask=mask, time=time, cond=cond, positions=positions, cache=cache)
+        return unembed(states, self.unembedding)
+
+    def states(
+        self,
+        x: Int[Tensor, "b t"],
+        *,
+        mask: Mask,
+        time: Tensor | None = None,
+        cond: Tensor | None = None,
+        positions: Int[Tensor, "b t"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """The last hidden states. `positions` default to counting on from what the cache holds.
+
+        Raises ValueError where a sequence outgrows the cache or a table of positions.
+        """
+        del time, cond  # this network is not conditioned
+        count = x.shape[1]
+        offset = 0 if cache is None else cache.offset
+        end = count if cache is None else cache.longest + count
+        self._check_length(end, cache)
+        if positions is None:
+            first = offset[:, None] if isinstance(offset, Tensor) else offset
+            positions = (first + torch.arange(count, device=x.device)).view(-1, count)
+        h = self._embed(x, positions)
+        lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes)
+        if lowered.dense is not None and lowered.dense.is_floating_point():
+            lowered = type(lowered)(dense=lowered.dense.to(self._matmul_dtype(h)))
+        turn = self._rotation(positions, h)
+        for index, block in enumerate(self.blocks):
+            if self.checkpoint_activations and self.training:
+                h = checkpoint(block, h, lowered, turn, use_reentrant=False)
+            else:
+                h = block(h, lowered, turn, None if cache is None else cache.layer(index))
+        if cache is not None:
+            cache.advance(count)
+        return h if self.final_norm is None else self.final_norm(h)
+
+    def _embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        h: Tensor = self.embedding(x)
+        if self.position_embedding is not None:
+            h = h + self.position_embedding(positions)
+        if self.sinusoids is not None:
+            h = h + self.sinusoids[positions].to(h.dtype)
+        return nn.functional.dropout(h, self.config.dropout, self.training)
+
+    def _rotation(self, positions: Tensor, h: Tensor) -> Rotation | None:
+        return None if self.rope is None else rotation(positions, self.rope, self._matmul_dtype(h))
+
+    @staticmethod
+    def _matmul_dtype(h: Tensor) -> torch.dtype:
+        """The precision in which queries and keys come out of their projection."""
+        kind = h.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
+
+    def _check_length(self, end: int, cache: KeyValueCache | None) -> None:
+        if cache is not None and end > cache.max_length:
+            raise ValueError(f"the sequence grows to {end} tokens but its cache holds {cache.max_length}")
+        if self.config.position in ("learned", "sinusoidal") and end > self.config.max_length:
+            raise ValueError(
+                f"{end} tokens are more than the {self.config.max_length} that this model's {self.config.position} "
+                "positions reach; use shorter text, or a model with rotary positions"
+            )
+
+
+def initialize(model: LanguageModel, generator: torch.Generator) -> None:
+    """Draw the starting weights as GPT-2 does (Radford et al. 2019, section 2.3).
+
+    Normal with deviation 0.02, the projections that write into the residual stream divided by sqrt(2 n_layers) so that
+    its variance does not grow with depth; biases zero, normalization weights one.
+    """
+    residual = 0.02 / (2 * model.config.n_layers) ** 0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                std = residual if name.endswith("output.weight") else 0.02
+                parameter.normal_(0.0, std, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.fill_(1.0)

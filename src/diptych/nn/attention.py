@@ -1,0 +1,108 @@
+"""How does each position gather what it needs from the others?
+
+Masked multi-head attention, self and cross (Vaswani et al. 2017, section 3.2; *Formal Algorithms*, algorithms 4 and 5;
+the review's table 4, with its slips mended: see docs/review.md). Key-value heads may be fewer than query heads
+(grouped-query attention, Ainslie et al. 2023).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diptych.core.config import TransformerConfig
+from diptych.nn.masks import Lowered
+from diptych.nn.positions import Rotation, rotate
+
+
+class LayerCache(Protocol):
+    """Remembers the keys and values of one layer."""
+
+    def append(self, key: Float[Tensor, "b g t d"], value: Float[Tensor, "b g t d"]) -> tuple[Tensor, Tensor]:
+        """Store the new positions and return all keys and values so far, (b, g, n, d) each."""
+        ...
+
+
+def attention(
+    query: Float[Tensor, "b h q d"],
+    key: Float[Tensor, "b g k d"],
+    value: Float[Tensor, "b g k d"],
+    mask: Lowered,
+    *,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b h q d"]:
+    """softmax(Q K^T / sqrt(d) + mask) V, the softmax over keys; `h` is a multiple of `g`.
+
+    A single query row needs no repeated keys: the query heads that share a key-value head become its query rows.
+    """
+    b, h, q, d = query.shape
+    g = key.shape[1]
+    if q == 1 and h != g and (mask.dense is None or mask.dense.shape[1] == 1):
+        rows = query.reshape(b, g, h // g, d)
+        return F.scaled_dot_product_attention(rows, key, value, attn_mask=mask.dense, dropout_p=dropout).reshape(
+            b, h, 1, d
+        )
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask.dense, is_causal=mask.causal, dropout_p=dropout, enable_gqa=h != g
+    )
+
+
+@final
+class MultiHeadAttention(nn.Module):
+    """Project to queries, keys and values, attend in every head, project back; review table 4.
+
+    `input` stacks W_q, W_k and W_v in its rows, so that self-attention takes one matrix product. With `context`, keys
+    and values come from it (the review's Z) and queries from `x`: cross-attention.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.kv_heads, config.head_width
+        self.dropout = config.dropout
+        heads = self.n_heads + 2 * self.n_kv_heads
+        self.input = nn.Linear(config.d_model, heads * self.d_head, bias=config.bias)
+        self.output = nn.Linear(self.n_heads * self.d_head, config.d_model, bias=config.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q m"],
+        mask: Lowered,
+        rotation: Rotation | None = None,
+        context: Float[Tensor, "b k m"] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Float[Tensor, "b q m"]:
+        if context is None:
+            query, key, value = self._project_self(x, rotation)
+        else:
+            query, key, value = self._project_cross(x, context)
+        if cache is not None:
+            key, value = cache.append(key, value)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attention(query, key, value, mask, dropout=dropout)
+        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _project_self(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.input(x).unflatten(-1, (-1, self.d_head))
+        h, g = self.n_heads, self.n_kv_heads
+        if rotation is None:
+            query, key, value = heads.split((h, g, g), dim=2)
+        else:
+            # Queries and keys turn by the same angles, so they turn together.
+            both, value = heads.split((h + g, g), dim=2)
+            query, key = rotate(both, rotation).split((h, g), dim=2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def _project_cross(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self.n_heads * self.d_head
+        weight, bias = self.input.weight, self.input.bias
+        query = F.linear(x, weight[:rows], None if bias is None else bias[:rows])
+        pair = F.linear(context, weight[rows:], None if bias is None else bias[rows:])
+        key, value = pair.unflatten(-1, (-1, self.d_head)).chunk(2, dim=2)
+        return (
+            query.unflatten(-1, (-1, self.d_head)).transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+        )

@@ -1,0 +1,65 @@
+"""How does a transformer know where a token stands?
+
+Sinusoids added to the embedding (Vaswani et al. 2017, section 3.5), a learned table added to it (GPT-2), rotations of
+queries and keys (Su et al. 2021) with Llama 3's stretching, or a bias on the scores (ALiBi, Press et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diptych.core.config import RopeScaling
+
+Rotation = tuple[Float[Tensor, "#b t 1 d"], Float[Tensor, "#b t 1 d"]]
+"""Cosines and sines for each position, the halves of the head width repeated."""
+
+
+def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "t d"]:
+    """PE[pos, 2i] = sin(pos / 10000^(2i/d)), PE[pos, 2i+1] = cos of the same (Vaswani et al. 2017, section 3.5)."""
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    frequency = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10_000.0) / d_model))
+    table = torch.zeros(length, d_model, dtype=torch.float64)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency[: d_model // 2])
+    return table.float()
+
+
+def rope_frequencies(d_head: int, theta: float, scaling: RopeScaling | None) -> Float[Tensor, " d_half"]:
+    """Angle a position of each pair of dimensions, theta^(-2i/d), stretched for long contexts where asked."""
+    frequency = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+    if scaling is None:
+        return frequency.float()
+    wavelength = 2 * math.pi / frequency
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    smooth = ((scaling.original_max_length / wavelength - low) / (high - low)).clamp(0.0, 1.0)
+    return ((1 - smooth) * frequency / scaling.factor + smooth * frequency).float()
+
+
+def rotation(positions: Int[Tensor, "#b t"], frequencies: Float[Tensor, " d_half"], dtype: torch.dtype) -> Rotation:
+    """Cosines and sines of position x frequency, taken in float32 and returned in `dtype`."""
+    angle = positions[..., None].float() * frequencies
+    angle = torch.cat((angle, angle), dim=-1)[:, :, None, :]
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Float[Tensor, "b t h d"], by: Rotation) -> Float[Tensor, "b t h d"]:
+    """Rotate each pair (x[i], x[i + d/2]) by its angle: the half-split layout of Llama's published weights."""
+    cos, sin = by
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def alibi_slopes(n_heads: int) -> Float[Tensor, " h"]:
+    """Slope of each head's penalty on distance: 2^(-8/n), 2^(-16/n), ... (Press et al. 2022, section 3).
+
+    Where `n_heads` is no power of two, the missing slopes are every second one of the next power's, as in the authors'
+    code.
+    """
+    power = 2 ** math.floor(math.log2(n_heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    slopes += [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (n_heads - power), 2)]
+    return torch.tensor(slopes)
