@@ -194,8 +194,6 @@ class TrainConfig:
     """Recompute the blocks in the backward pass instead of keeping their activations."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which then is what is evaluated and kept; 0: none."""
-    log_every: int = 10
-    """Steps between progress reports."""
     eval_every: int = 250
     """Steps between held-out scores; 0: only at the end."""
     eval_sequences: int = 64

@@ -66,6 +66,20 @@ class Batch:
             n_bytes=self.n_bytes,
         )
 
+    def rows(self, start: int, end: int) -> Batch:
+        """The examples from `start` to `end`; their bytes are not counted apart."""
+
+        def cut(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[start:end]
+
+        return Batch(
+            x=self.x[start:end],
+            sample_ids=self.sample_ids[start:end],
+            documents=cut(self.documents),
+            positions=cut(self.positions),
+            cond=cut(self.cond),
+        )
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -1,0 +1,1 @@
+"""Floor 3: models on the disk, in and out."""

@@ -1,0 +1,259 @@
+"""How does a network learn? The training loop, the same for every paradigm.
+
+A step: losses of all micro-batches and ranks are summed, their gradients divided once by the number of terms, clipped,
+and the parameters moved. Every source of change is a function of the step (data order, noise, learning rate) or is kept in
+the state, so a run that is killed and started again repeats the uninterrupted run bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+import torch
+
+from diptych.checkpoints.run_folder import save_weights
+from diptych.core.config import RunConfig
+from diptych.core.events import Ended, Evaluated, Handler, Saved, Started, Stepped
+from diptych.core.random import Rng, derive_seed
+from diptych.core.types import Batch, Objective
+from diptych.data.stream import SequenceStream
+from diptych.models.cost import training_flops_per_token
+from diptych.models.language_model import LanguageModel
+from diptych.training.compilation import compile_blocks
+from diptych.training.distributed import LossModule, World, distribute, loss_of, without_sync
+from diptych.training.ema import MovingAverage
+from diptych.training.machine import matmul_peak
+from diptych.training.optimizers import Optimizer, clip_and_scale, place, whole
+from diptych.training.prepare import Experiment
+from diptych.training.schedules import lr_factor
+from diptych.training.state import Counters, TrainingState, collect, load_newest_state, save_state
+
+
+@final
+class Trainer:
+    """The state of a run and what moves it on."""
+
+    def __init__(self, experiment: Experiment, world: World, on_event: Handler) -> None:
+        self.run, self.world, self.on_event = experiment.run, world, on_event
+        self.experiment = experiment
+        self.objective: Objective = experiment.objective
+        self.model: LanguageModel = experiment.model.to(world.device)
+        self.model.checkpoint_activations = self.run.train.checkpoint_activations
+        self.counters = Counters()
+        self.rng = Rng(self.run.train.seed)
+        self.device, self.dtype = world.device, getattr(torch, self.run.train.dtype)
+        compile_blocks(self.model, self.run.train.compile, self.device, on_event)
+        self.wrapped = distribute(LossModule(self.model, self.objective), world, self.run.train.distributed)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = Optimizer(self.model, self.run.optim)
+        decay = self.run.train.ema_decay
+        self.average = MovingAverage(self.model, decay) if decay else None
+        self.rank_batch = _share(self.run.train.batch_size, world.size)
+        self.micro_batch = min(self.run.train.micro_batch_size or self.rank_batch, self.rank_batch)
+
+    def resume(self) -> None:
+        """Take the newest state of the run folder, if there is one."""
+        state = load_newest_state(self.experiment.out / "state", self.on_event if self.world.first else _silent)
+        if state is None:
+            return
+        self.counters = state.counters
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                place(parameter, state.model[name])
+        self.optimizer.load_state(state.optimizer)
+        if self.average is not None:
+            self.average.load_state(state.average)
+
+    def step(self) -> None:
+        """Move the parameters once and report it. Raises ValueError where the loss is no number; nothing moves then."""
+        start, step, config = time.perf_counter(), self.counters.step, self.run.train
+        stream = self.experiment.train
+        batch = stream.batch(step, config.batch_size, self.world.rank, self.world.size).to(self.device)
+        torch.manual_seed(derive_seed(config.seed, "dropout", step, self.world.rank))
+        total, count = self._backward(batch, self.rng.fold("step", step))
+        sums = self.world.sums([total, count, batch.n_bytes, batch.x[:, 1:].numel()])
+        loss = sums[0] / sums[1]
+        if not math.isfinite(loss):
+            raise ValueError(self._diverged(step, loss))
+        # The engines average over ranks; the sum over ranks is wanted, divided by the number of terms.
+        norm = clip_and_scale(self.parameters, self.world.size / sums[1], self.run.optim.clip_norm)
+        if not math.isfinite(norm):
+            raise ValueError(self._diverged(step, norm))
+        factor = lr_factor(step, config.steps, self.run.optim)
+        self.optimizer.step(factor)
+        if self.average is not None:
+            self.average.update()
+        seconds = time.perf_counter() - start
+        tokens = int(sums[3])
+        self.counters = Counters(
+            step=step + 1,
+            tokens=self.counters.tokens + tokens,
+            seconds=self.counters.seconds + seconds,
+            best_loss=self.counters.best_loss,
+        )
+        self._report(loss, sums, factor, norm, tokens / seconds)
+
+    def _backward(self, batch: Batch, rng: Rng) -> tuple[float, int]:
+        """Gradients of the loss summed over this rank's share of the step; returns the sum and its number of terms."""
+        self.model.train()
+        total, count, size = torch.zeros((), dtype=torch.float64, device=self.device), 0, batch.x.shape[0]
+        for start in range(0, size, self.micro_batch):
+            end = min(start + self.micro_batch, size)
+            if isinstance(self.wrapped, torch.distributed.fsdp.FSDPModule):
+                self.wrapped.set_requires_gradient_sync(end == size)
+            with without_sync(self.wrapped, last=end == size):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    loss = loss_of(self.wrapped, batch.rows(start, end), rng)
+                loss.total.backward()
+            total += loss.total.detach()
+            count += loss.count
+        return float(total), count
+
+    def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
+        config, counters = self.run.train, self.counters
+        flops = training_flops_per_token(self.model.config, self.run.data.sequence_length)
+        self.on_event(
+            Stepped(
+                step=counters.step,
+                steps=config.steps,
+                loss=loss,
+                bits_per_byte=sums[0] / math.log(2) / sums[2] if sums[2] else None,
+                lr=factor * self.run.optim.lr,
+                grad_norm=norm,
+                tokens=counters.tokens,
+                tokens_per_second=speed,
+                mfu=speed * flops / (self.peak() * self.world.size),
+                seconds=counters.seconds,
+            )
+        )
+
+    def peak(self) -> float:
+        """This machine's own rate of matrix products in the precision of the run, FLOP/s."""
+        return matmul_peak(self.device, self.dtype)
+
+    def _diverged(self, step: int, value: float) -> str:
+        last = self.counters.step if step == 0 else self._last_saved()
+        return (
+            f"the loss became {value} at step {step + 1}; the last good checkpoint is that of step {last}: lower optim.lr "
+            "or optim.muon_lr, lengthen optim.warmup_steps, or set train.dtype = 'float32', then run again"
+        )
+
+    def _last_saved(self) -> int:
+        names = sorted(path.name for path in (self.experiment.out / "state").glob("step-*"))
+        return int(names[-1].removeprefix("step-")) if names else 0
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Score held-out sequences with the weights that would be kept; keep them if they are the best so far."""
+        with self.average.swapped_in() if self.average is not None else _nothing():
+            loss, bits = self._heldout_loss()
+            best = self.counters.best_loss is None or loss < self.counters.best_loss
+            if best:
+                weights = collect((name, whole(p)) for name, p in self.model.named_parameters())
+                self.counters = Counters(**{**vars(self.counters), "best_loss": loss})
+                if self.world.first:
+                    save_weights(weights, self.model.config, self.experiment.out)
+        kind = "exact" if self.experiment.exact else "bound"
+        self.on_event(Evaluated(step=self.counters.step, loss=loss, bits_per_byte=bits, best=best, kind=kind))
+
+    def _heldout_loss(self) -> tuple[float, float | None]:
+        stream, size = self.experiment.heldout, self.world.size
+        rows = _share(min(len(stream), self.run.train.eval_sequences), size)
+        total, count, n_bytes = 0.0, 0, 0
+        self.model.eval()
+        # Compiling once more for the forward pass alone would cost more than it saves.
+        with torch.compiler.set_stance("force_eager"):
+            for batch in _batches(stream, rows, self.micro_batch, self.world):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    loss = loss_of(self.wrapped, batch.to(self.device), self.rng.fold("evaluation"))
+                total, count, n_bytes = total + float(loss.total), count + loss.count, n_bytes + batch.n_bytes
+        total, terms, length = self.world.sums([total, count, n_bytes])
+        return total / terms, total / math.log(2) / length if length else None
+
+    def save(self) -> None:
+        """Write a checkpoint from which the run goes on exactly."""
+        state = TrainingState(
+            counters=self.counters,
+            model=collect((name, whole(p)) for name, p in self.model.named_parameters()),
+            optimizer=collect(self.optimizer.state()),
+            average={} if self.average is None else collect(self.average.state()),
+        )
+        if self.world.first:
+            path = save_state(state, self.experiment.out / "state")
+            self.on_event(Saved(step=self.counters.step, path=path))
+        self.world.wait()
+
+
+def fit(experiment: Experiment, world: World, on_event: Handler) -> Trainer:
+    """Train until the last step, from wherever the run folder's state left off; Ctrl-C saves and stops."""
+    trainer = Trainer(experiment, world, on_event)
+    trainer.resume()
+    config = experiment.run.train
+    parameters = sum(p.numel() for p in trainer.parameters)
+    step = trainer.counters.step
+    on_event(
+        Started(run=experiment.out, step=step, steps=config.steps, parameters=parameters, peak_flops=trainer.peak())
+    )
+    with interruptible() as interrupted:
+        while trainer.counters.step < config.steps:
+            trainer.step()
+            step = trainer.counters.step
+            # Any rank's Ctrl-C stops all of them at the same step.
+            stop = bool(world.sums([float(interrupted.is_set())])[0])
+            last = step == config.steps
+            if last or (config.eval_every and step % config.eval_every == 0):
+                trainer.evaluate()
+            if last or stop or step % config.save_every == 0:
+                trainer.save()
+            if stop and not last:
+                on_event(Ended(step=step, steps=config.steps, reason="interrupted"))
+                return trainer
+    on_event(Ended(step=step, steps=config.steps, reason="finished"))
+    return trainer
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that work ends at a safe point; the second one stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: object) -> None:
+        del number, frame
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _silent(event: object) -> None:
+    del event
+
+
+def _share(count: int, ranks: int) -> int:
+    """How many of `count` fall to each rank; every rank gets at least one and all get the same number."""
+    return max(1, count // ranks)
+
+
+def _batches(stream: SequenceStream, rows: int, size: int, world: World) -> Iterator[Batch]:
+    """This rank's `rows` sequences from the start of the stream, in batches of one fixed size where they divide."""
+    size = math.gcd(rows, size) if rows % size else size
+    for index in range(rows // size):
+        yield stream.batch(index, size * world.size, world.rank, world.size)
