@@ -1,8 +1,8 @@
 """How few bytes do programs that everyone knows make of the same text?
 
 A model's bits per byte mean something beside a compressor's, since a likelihood is a code length (Shannon 1948;
-Deletang et al. 2024, *Language Modeling Is Compression*). Two kinds of row, told apart by their names: compressors that meet the
-held-out text unprepared, and one that has read the training text first, as the model has.
+Deletang et al. 2024, *Language Modeling Is Compression*). Two kinds of row, told apart by their names: compressors that
+meet the held-out text unprepared, and one that has read the training text first, as the model has.
 """
 
 from __future__ import annotations
