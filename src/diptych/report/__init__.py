@@ -1,0 +1,1 @@
+"""Floor 5: plots and the living review as one HTML page."""

@@ -1,0 +1,135 @@
+"""How do measurements become the living review, one self-contained page?
+
+`SECTIONS` stand in the order of the review; one whose results are absent is absent. The page loads nothing: its style,
+its plots and its mark are inside it, and its content security policy forbids everything else. Texts of the model are
+escaped by the templates and can carry no markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from diptych.core.files import write_text
+from diptych.report import words
+from diptych.report.results import ReviewResults
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from diptych.evaluation.yardsticks import Yardstick
+
+Drawing = Callable[..., "Figure"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `templates/{name}.html.j2`, shown if `present` says so."""
+
+    name: str
+    number: str
+    """Of the review's own section; empty for what the review does not have."""
+    title: str
+    present: Callable[[ReviewResults], bool]
+
+
+SECTIONS: Final = (
+    Section("transformer", "2.1", "The transformer", lambda r: r.model is not None),
+    Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
+    Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
+    Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
+    Section("training", "", "Training", lambda r: bool(r.training)),
+    Section("likelihood", "", "Held-out bits per byte", lambda r: r.score is not None or bool(r.yardsticks)),
+    Section("method", "", "How this was measured", lambda _: True),
+)
+
+
+def render(results: ReviewResults, path: Path) -> Path:
+    """Write the page to `path` and its drawings as PNG into `figures/` beside it, each atomically; returns `path`."""
+    from diptych.report.plots import save_png
+
+    write_text(path, page(results))
+    for name, draw in _drawings(results):
+        save_png(draw(results), path.parent / "figures" / f"{name}.png")
+    return path
+
+
+def page(results: ReviewResults) -> str:
+    """The page as HTML: a function of the results alone, so that equal results give equal bytes."""
+    sections = [section for section in SECTIONS if section.present(results)]
+    return _environment().get_template("page.html.j2").render(
+        results=results,
+        sections=sections,
+        summary=words.summary(results),
+        created=datetime.fromisoformat(results.created),
+        rows=_ranking(results),
+    )
+
+
+def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
+    """Name and function of every drawing that these results allow."""
+    from diptych.report import next_token, plots
+
+    if results.next_token:
+        yield "next_token", next_token.drawing
+    if results.training:
+        yield "training_curve", plots.training_curve
+    if results.yardsticks:
+        yield "yardsticks", plots.yardstick_bars
+    if results.stages:
+        yield "stages", plots.stage_bars
+
+
+def _ranking(results: ReviewResults) -> list[tuple["Yardstick", bool]]:
+    """Yardsticks and the model together, best first, each with whether it is the model."""
+    from diptych.evaluation.yardsticks import likelihood_yardstick
+    from diptych.report.plots import OWN_NAME
+
+    rows = [(row, False) for row in results.yardsticks]
+    if results.score is not None:
+        score = results.score
+        rows.append((likelihood_yardstick(OWN_NAME[score.kind], score.nats, score.n_bytes), True))
+    return sorted(rows, key=lambda row: row[0].bits_per_byte)
+
+
+def _plot(results: ReviewResults, name: str) -> Markup:
+    """A drawing as inline SVG, once for wide pages and once for phones; the style shows one of them."""
+    from diptych.report.plots import svg
+
+    draw = dict(_drawings(results))[name]
+    wide = svg(draw(results), f"{name}-wide")
+    narrow = svg(draw(results, narrow=True), f"{name}-narrow")
+    return Markup('<div class="plot wide">{}</div><div class="plot narrow">{}</div>').format(
+        Markup(wide), Markup(narrow)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("diptych.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        number=words.number,
+        compact=words.compact,
+        size=words.size,
+        memory=words.memory,
+        duration=words.duration,
+        percent=words.percent,
+        readable=words.readable,
+        visible=words.visible,
+    )
+    environment.globals["plot"] = _plot
+    return environment

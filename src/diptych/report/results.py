@@ -1,0 +1,217 @@
+"""What has a review measured?
+
+Values only, no layout: `diptych review` fills a `ReviewResults` and keeps it as JSON beside the page, so that the page
+can be drawn again without measuring again. What was not measured is None or empty, and its section is absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from diptych.core.files import write_text
+from diptych.evaluation.yardsticks import Yardstick
+
+_STRICT: dict[str, object] = {"extra": "forbid"}
+
+Scalar = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The training loss at one step."""
+
+    step: int
+    tokens: int
+    """Tokens trained on so far."""
+    loss: float
+    """Nats a token."""
+    bits_per_byte: float | None
+    seconds: float
+    """Since training began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldoutPoint:
+    """A held-out score taken during training."""
+
+    step: int
+    loss: float
+    """Nats a token."""
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A token that might come next."""
+
+    text: str
+    """As it is shown: spaces and line ends made visible."""
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenStep:
+    """One step of generation."""
+
+    context: str
+    """The end of the text so far."""
+    candidates: tuple[Candidate, ...]
+    """Most probable first; a chosen token that is none of them stands last."""
+    chosen: int
+    """Which candidate was chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A text that the model wrote."""
+
+    prompt: str
+    continuation: str
+    settings: str
+    """How it was drawn, in a few words: "temperature 0.8, top-p 0.95"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSize:
+    """A part of the network."""
+
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The network that was trained."""
+
+    parts: tuple[PartSize, ...]
+    """They add up to all parameters, each counted once."""
+    config: dict[str, Scalar]
+    """Fields of its `TransformerConfig`."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned."""
+        return sum(part.parameters for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerInfo:
+    """The tokenizer and what it makes of a sentence."""
+
+    kind: str
+    vocab_size: int
+    bytes_per_token: float
+    """On the held-out text."""
+    train_bytes: int
+    """How much text it was trained on."""
+    example: tuple[str, ...] = ()
+    """The tokens of a sentence as they are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """The text."""
+
+    name: str
+    """As a sentence takes it: "Python's standard library"."""
+    train_documents: int
+    train_bytes: int
+    train_tokens: int
+    heldout_documents: int
+    heldout_bytes: int
+    heldout_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The model's likelihood of the whole held-out text."""
+
+    nats: float
+    n_tokens: int
+    n_bytes: int
+    kind: Literal["exact", "bound"] = "exact"
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The unit in which models with different tokenizers can be compared."""
+        return self.nats / math.log(2) / self.n_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineInfo:
+    """Where it ran."""
+
+    processor: str
+    cores: int
+    """Those that the run could use."""
+    memory_bytes: int
+    system: str
+    python: str
+    torch: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    peak_flops: float | None = None
+    """The matmul peak of this machine, measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How long a part of the review took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewResults:
+    """All that one review measured."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    version: str
+    """Of Diptych."""
+    created: str
+    """ISO 8601, with time zone."""
+    command: str
+    """The command line that makes this review again."""
+    seed: int
+    budget_seconds: float | None = None
+    mfu: float | None = None
+    """Share of the machine's matmul peak that training reached."""
+    model: ModelInfo | None = None
+    tokenizer: TokenizerInfo | None = None
+    data: DataInfo | None = None
+    machine: MachineInfo | None = None
+    score: Score | None = None
+    training: tuple[CurvePoint, ...] = ()
+    heldout: tuple[HeldoutPoint, ...] = ()
+    next_token: tuple[NextTokenStep, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    yardsticks: tuple[Yardstick, ...] = ()
+    stages: tuple[Stage, ...] = ()
+
+
+def save_results(results: ReviewResults, path: Path) -> None:
+    """Write the results as JSON, atomically. Raises ValueError for a number that JSON has no word for (NaN)."""
+    try:
+        text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"the results hold a number that is not finite, so {path} is not written") from error
+    write_text(path, text + "\n")
+
+
+def load_results(path: Path) -> ReviewResults:
+    """Read what `save_results` wrote. Raises FileNotFoundError, or ValueError naming the first field that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    text = path.read_text(encoding="utf-8")
+    try:
+        return TypeAdapter(ReviewResults).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{path} holds no review results: {where}: {first['msg'].lower()}") from error
