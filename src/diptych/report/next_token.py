@@ -1,23 +1,71 @@
 """How does a text grow, token by token, and between what did the model choose?
 
-The review's figure 1: at every step the probabilities of the likeliest next tokens, the one chosen, and the text so far.
-`next_token_steps` takes them from a model, `drawing` draws them.
+The review's figure 1: at every step the probabilities of the likeliest next tokens, the one chosen, and the text so
+far. `next_token_steps` takes them from a model, `drawing` draws them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diptych.report.plots import PALETTE, style
-from diptych.report.results import NextTokenStep, ReviewResults
+from diptych.report.results import Candidate, NextTokenStep, ReviewResults
 from diptych.report.words import percent, readable, visible
 
+if TYPE_CHECKING:
+    from diptych.core.random import Rng
+    from diptych.core.types import Frame, TokenPredictor
+    from diptych.tokenizers.base import Tokenizer
+
 _COLUMNS = 3
+_KEPT = 200
+"""Characters of the text so far that a step keeps."""
 _LINE = 34
 """Characters of a line of the growing text that fit above a panel."""
+
+
+def next_token_steps(
+    model: TokenPredictor, tokenizer: Tokenizer, prompt: str, *, n_steps: int, n_candidates: int, rng: Rng
+) -> tuple[NextTokenStep, ...]:
+    """Let the model write up to `n_steps` tokens after `prompt`, and keep what it chose from at each.
+
+    Tokens are drawn from the model's own distribution, neither sharpened nor cut, so that the probabilities are those
+    by which they were chosen. Fewer steps come back where the text ends.
+    """
+    from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
+
+    ids = [tokenizer.eos_id, *tokenizer.encode(prompt).tolist()]
+    sampler = AutoregressiveSampler(temperature=1.0, candidates=n_candidates)
+    request = GenerationRequest(prompts=[ids], max_new_tokens=n_steps, eos_id=tokenizer.eos_id)
+    return steps_of(sampler.sample(model, request, rng), tokenizer, ids)
+
+
+def steps_of(frames: Iterable[Frame], tokenizer: Tokenizer, prompt: list[int]) -> tuple[NextTokenStep, ...]:
+    """The steps of row 0 of a generation after the tokens `prompt`, from frames that carry their candidates."""
+    ids = list(prompt)
+    steps: list[NextTokenStep] = []
+    for frame in frames:
+        chosen = int(frame.state[0])
+        options = frame.info["candidates"][0].tolist()
+        probabilities = frame.info["candidate_probabilities"][0].tolist()
+        if chosen not in options:
+            options.append(chosen)
+            probabilities.append(math.exp(float(frame.info["log_probability"][0])))
+        text = tokenizer.decode([token for token in ids if token != tokenizer.eos_id])
+        candidates = tuple(
+            Candidate(text=visible(tokenizer.token_bytes(token)), probability=probability)
+            for token, probability in zip(options, probabilities, strict=True)
+        )
+        steps.append(NextTokenStep(context=text[-_KEPT:], candidates=candidates, chosen=options.index(chosen)))
+        ids.append(chosen)
+        if bool(frame.info["finished"][0]):
+            break
+    return tuple(steps)
 
 
 def drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
@@ -65,9 +113,8 @@ def _draw_step(axes: Axes, step: NextTokenStep, number: int) -> None:
 
 def _growing(context: str) -> str:
     """The last two lines of the text so far, each cut to the width of a panel."""
-    lines = [line for line in readable(context).expandtabs(4).split("\n")[-2:]]
-    cut = [line if len(line) <= _LINE else "…" + line[1 - _LINE :] for line in lines]
-    return "\n   ".join(["", *cut][-2:] if len(cut) < 2 else cut)
+    lines = ["", *readable(context).expandtabs(4).split("\n")][-2:]
+    return "\n   ".join(line if len(line) <= _LINE else "…" + line[1 - _LINE :] for line in lines)
 
 
 def _cut(text: str, width: int) -> str:

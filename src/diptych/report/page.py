@@ -63,14 +63,18 @@ def render(results: ReviewResults, path: Path) -> Path:
 
 def page(results: ReviewResults) -> str:
     """The page as HTML: a function of the results alone, so that equal results give equal bytes."""
-    sections = [section for section in SECTIONS if section.present(results)]
-    return _environment().get_template("page.html.j2").render(
-        results=results,
-        sections=sections,
-        summary=words.summary(results),
-        created=datetime.fromisoformat(results.created),
-        rows=_ranking(results),
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            results=results,
+            sections=[section for section in SECTIONS if section.present(results)],
+            summary=words.summary(results),
+            created=datetime.fromisoformat(results.created),
+            rows=_ranking(results),
+        )
     )
+    return words.readable(html)
 
 
 def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
@@ -87,7 +91,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         yield "stages", plots.stage_bars
 
 
-def _ranking(results: ReviewResults) -> list[tuple["Yardstick", bool]]:
+def _ranking(results: ReviewResults) -> list[tuple[Yardstick, bool]]:
     """Yardsticks and the model together, best first, each with whether it is the model."""
     from diptych.evaluation.yardsticks import likelihood_yardstick
     from diptych.report.plots import OWN_NAME
@@ -128,7 +132,6 @@ def _environment() -> Environment:
         memory=words.memory,
         duration=words.duration,
         percent=words.percent,
-        readable=words.readable,
         visible=words.visible,
     )
     environment.globals["plot"] = _plot

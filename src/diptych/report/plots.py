@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from diptych.core.files import replacing
-from diptych.report.results import ReviewResults
+from diptych.report.results import CurvePoint, HeldoutPoint, ReviewResults
 from diptych.report.words import duration
 
 PALETTE = {
@@ -37,7 +38,7 @@ PALETTE = {
 OWN_NAME = {"exact": "this transformer", "bound": "this transformer (at most)"}
 """Its row among the yardsticks, by the kind of its likelihood."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -70,48 +71,40 @@ def style() -> Iterator[None]:
 def training_curve(results: ReviewResults, *, narrow: bool = False) -> Figure:
     """Loss against tokens, in bits per byte where all points have them: training, held-out, and the best compressor."""
     points, heldout = results.training, results.heldout
-    in_bits = all(p.bits_per_byte is not None for p in (*points, *heldout))
+    in_bits = None not in [p.bits_per_byte for p in points] + [p.bits_per_byte for p in heldout]
     tokens_of = {p.step: p.tokens for p in points}
     per_step = points[-1].tokens / points[-1].step
     with style():
         figure, axes = _canvas(narrow, height=3.2)
-        axes.plot(
-            [p.tokens / 1e6 for p in points],
-            [(p.bits_per_byte if in_bits else p.loss) or 0.0 for p in points],
-            color=PALETTE["model"],
-            linewidth=1.4,
-            label="training",
-        )
+        millions = [p.tokens / 1e6 for p in points]
+        axes.plot(millions, _losses(points, in_bits), color=PALETTE["model"], linewidth=1.4, label="training")
         if heldout:
-            axes.plot(
-                [tokens_of.get(p.step, p.step * per_step) / 1e6 for p in heldout],
-                [(p.bits_per_byte if in_bits else p.loss) or 0.0 for p in heldout],
-                color=PALETTE["second"],
-                marker="o",
-                markersize=4.5,
-                linewidth=0,
-                clip_on=False,
-                label="held out",
-            )
-        unprimed = [row for row in results.yardsticks if not row.primed]
-        if in_bits and unprimed:
-            best = min(unprimed, key=lambda row: row.bits_per_byte)
-            axes.axhline(best.bits_per_byte, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(
-                best.name,
-                (1, best.bits_per_byte),
-                (0, 3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                color=PALETTE["muted"],
-            )
+            millions = [tokens_of.get(p.step, p.step * per_step) / 1e6 for p in heldout]
+            dots: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 0, "clip_on": False}
+            axes.plot(millions, _losses(heldout, in_bits), color=PALETTE["second"], label="held out", **dots)
+        if in_bits:
+            _draw_best_compressor(axes, results)
         _log_scale(axes)
         axes.set_xlabel("million tokens")
         axes.set_ylabel("bits per byte" if in_bits else "nats a token")
         axes.set_xlim(left=0)
         axes.legend(frameon=False, loc="upper right")
     return figure
+
+
+def _losses(points: Sequence[CurvePoint | HeldoutPoint], in_bits: bool) -> list[float]:
+    return [p.bits_per_byte if in_bits and p.bits_per_byte is not None else p.loss for p in points]
+
+
+def _draw_best_compressor(axes: Axes, results: ReviewResults) -> None:
+    """A line at the best of the compressors that know nothing before, with its name; nothing if there is none."""
+    unprimed = [row for row in results.yardsticks if not row.primed]
+    if not unprimed:
+        return
+    best = min(unprimed, key=lambda row: row.bits_per_byte)
+    axes.axhline(best.bits_per_byte, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(best.name, (1, best.bits_per_byte), (0, 3), ha="right", color=PALETTE["muted"], **place)
 
 
 def yardstick_bars(results: ReviewResults, *, narrow: bool = False) -> Figure:
@@ -169,11 +162,9 @@ def svg(figure: Figure, name: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.02)
     markup = stream.getvalue()
     markup = markup[markup.index("<svg") :]
-    markup = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", markup, flags=re.DOTALL)
+    markup = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", markup, flags=re.DOTALL)
     markup = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", markup)
-    markup = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", markup)
-    markup = re.sub(r"(<svg[^>]*?) height=\"[^\"]*\"", r"\1", markup, count=1)
-    markup = re.sub(r"(<svg[^>]*?) width=\"[^\"]*\"", r"\1", markup, count=1)
+    markup = re.sub(r' (width|height)="[^"]*"', "", markup, count=2)  # the root's own, which come first
     markup = re.sub(r'\bid="', f'id="{name}-', markup)
     markup = markup.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
     for variable, colour in PALETTE.items():

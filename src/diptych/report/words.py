@@ -75,7 +75,7 @@ def readable(text: str) -> str:
 
 
 def visible(token: bytes | str) -> str:
-    """A token as it is shown: spaces and line ends as signs, long runs of spaces counted, stray bytes in hexadecimal."""
+    """A token as it is shown: spaces and line ends as signs, long runs counted, stray bytes in hexadecimal."""
     text = token if isinstance(token, str) else token.decode("utf-8", "backslashreplace")
     text = re.sub(" {4,}", lambda run: f"␣×{len(run[0])}", text)
     return text.translate(_CONTROLS | _PICTURES)
@@ -103,7 +103,9 @@ def _learned(results: ReviewResults) -> str:
 def _passes(tokens: int, data: DataInfo) -> str:
     if data.train_tokens < 1:
         return ""
-    return f" ({tokens / data.train_tokens:.1f} times through its {size(data.train_bytes)})"
+    passes = tokens / data.train_tokens
+    share = percent(passes) + " of" if passes < 1 else f"{passes:.1f} times through"
+    return f" ({share} its {size(data.train_bytes)})"
 
 
 def _scored(results: ReviewResults, subject: str) -> str:

@@ -1,0 +1,174 @@
+"""Is the living review one self-contained page that shows what was measured and nothing else?"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from diptych.report.page import SECTIONS, page, render
+from diptych.report.results import Candidate, NextTokenStep, ReviewResults, Sample, load_results, save_results
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+LABEL = "<b>&$x$\x00"
+HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&lt;\"'$x^2$\x00\x1b]0;"
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance, and keeps elements, ids, what would be loaded, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.handlers: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "srcset", "data", "xlink:href", "action", "poster"):
+                self.loads.append(value or "")
+            if name.startswith("on"):
+                self.handlers.append(name)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing that is open"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert not reader.open, f"left open: {reader.open}"
+    return reader
+
+
+def test_the_page_is_well_formed_and_loads_nothing(full: ReviewResults) -> None:
+    html = page(full)
+    reader = read(html)
+    assert len(reader.ids) == len(set(reader.ids))
+    targets = {f"#{name}" for name in reader.ids} | {"data:,"}
+    assert set(reader.loads) <= targets
+    assert set(re.findall(r"url\((.*?)\)", html)) <= targets
+    assert not re.search(r"https?://|@import|<script|<iframe|<object|<embed", html)
+    assert "default-src 'none'" in html
+
+
+def test_sections_stand_in_the_order_of_the_review(full: ReviewResults) -> None:
+    names = [section.name for section in SECTIONS]
+    assert [name for name in read(page(full)).ids if name in names] == names
+    numbers = [section.number for section in SECTIONS if section.number]
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("field", "section"),
+    [
+        ("model", "transformer"),
+        ("next_token", "generation"),
+        ("samples", "samples"),
+        ("tokenizer", "tokenization"),
+        ("training", "training"),
+    ],
+)
+def test_what_was_not_measured_is_absent(full: ReviewResults, field: str, section: str) -> None:
+    emptied = dataclasses.replace(full, **{field: () if isinstance(getattr(full, field), tuple) else None})
+    ids = read(page(emptied)).ids
+    assert section not in ids
+    assert {s.name for s in SECTIONS} - {section} <= set(ids)
+
+
+def test_a_review_without_measurements_is_still_a_page(bare: ReviewResults) -> None:
+    reader = read(page(bare))
+    assert [name for name in reader.ids if name in {s.name for s in SECTIONS}] == ["method"]
+    assert not re.search(r"None|nan|n/a|TODO|not yet", reader.text)
+
+
+@pytest.mark.parametrize("field", ["model", "tokenizer", "data", "machine", "score", "mfu", "budget_seconds"])
+def test_every_part_may_be_missing_alone(full: ReviewResults, field: str) -> None:
+    assert "None" not in read(page(dataclasses.replace(full, **{field: None}))).text
+
+
+@pytest.mark.parametrize("field", ["heldout", "yardsticks", "stages"])
+def test_every_list_may_be_empty_alone(full: ReviewResults, field: str) -> None:
+    read(page(dataclasses.replace(full, **{field: ()})))
+
+
+def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
+    step = NextTokenStep(
+        context=HOSTILE, candidates=(Candidate(text=HOSTILE, probability=0.5), *full.next_token[0].candidates), chosen=0
+    )
+    sample = Sample(prompt=HOSTILE, continuation=HOSTILE, settings=HOSTILE)
+    assert full.tokenizer and full.data and full.machine
+    hostile = dataclasses.replace(
+        full,
+        samples=(sample,),
+        next_token=(step,),
+        command=HOSTILE,
+        tokenizer=dataclasses.replace(full.tokenizer, example=(HOSTILE,)),
+        data=dataclasses.replace(full.data, name=HOSTILE),
+        machine=dataclasses.replace(full.machine, processor=HOSTILE),
+        stages=(dataclasses.replace(full.stages[0], name=LABEL),),
+        yardsticks=(dataclasses.replace(full.yardsticks[0], name=LABEL),),
+    )
+    reader = read(page(hostile))
+    assert "script" not in reader.tags and "img" not in reader.tags and not reader.handlers
+    assert sorted(set(reader.tags)) == sorted(set(read(page(full)).tags))
+    assert "<script>alert(1)</script>" in reader.text and "{{ 7*7 }}" in reader.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", page(hostile))
+
+
+def test_figures_shown_are_the_measured_ones(full: ReviewResults) -> None:
+    text = " ".join(read(page(full)).text.replace("\u00a0", " ").split())
+    for shown in (
+        "1.250",
+        "1.600",
+        "1.200",
+        "4,500,000",
+        "3.46 bytes",
+        "290,000",
+        "diptych review --budget 60",
+        "75 %",
+    ):
+        assert shown in text
+    assert text.index("5-gram") < text.index("this transformer")
+
+
+def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path: Path) -> None:
+    save_results(full, tmp_path / "results.json")
+    assert render(full, tmp_path / "one" / "index.html").read_bytes() == page(full).encode()
+    render(load_results(tmp_path / "results.json"), tmp_path / "two" / "index.html")
+    assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "two" / "index.html").read_bytes()
+    figures = sorted(path.name for path in (tmp_path / "one" / "figures").iterdir())
+    assert figures == ["next_token.png", "stages.png", "training_curve.png", "yardsticks.png"]
+    for figure in (tmp_path / "one" / "figures").iterdir():
+        assert figure.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["figures", "index.html"]
+
+
+def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
+    drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
+    assert len(drawings) == 6
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+        assert "var(--ink)" in drawing
+        assert not re.search(r"(fill|stroke): #[0-9a-f]{6}", drawing), "a colour that does not follow the scheme"
