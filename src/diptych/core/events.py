@@ -55,7 +55,6 @@ class Evaluated:
     loss: float
     bits_per_byte: float | None
     best: bool
-    kind: str
 
 
 @dataclass(frozen=True, kw_only=True)

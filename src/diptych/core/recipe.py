@@ -1,7 +1,7 @@
 """How does a recipe become a configuration, and back?
 
-TOML in, validated against the typed dataclasses; unknown keys and wrong values are errors that name the key and, where a
-name was mistyped, the nearest valid one.
+TOML in, validated against the typed dataclasses; unknown keys and wrong values are errors that name the key and,
+where a name was mistyped, the nearest valid one.
 """
 
 from __future__ import annotations

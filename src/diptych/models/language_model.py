@@ -1,7 +1,7 @@
 """How do the layers make a network over tokens?
 
-Embedding, blocks, final normalization and un-embedding: the decoder-only transformer (*Formal Algorithms*, algorithm 10)
-under a causal mask, an encoder or a denoiser of text under a full one.
+Embedding, blocks, final normalization and un-embedding: the decoder-only transformer (*Formal Algorithms*,
+algorithm 10) under a causal mask, an encoder or a denoiser of text under a full one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How does a network learn the next token?
 
-The chain rule P(x) = prod_t P(x[t] | x[1:t-1]) (review equation 1): the forward process hides the future behind a causal
-mask, and the loss is the negative log-likelihood of every next token at once.
+The chain rule P(x) = prod_t P(x[t] | x[1:t-1]) (review equation 1): the forward process hides the future behind a
+causal mask, and the loss is the negative log-likelihood of every next token at once.
 """
 
 from __future__ import annotations
@@ -16,19 +16,24 @@ from torch import Tensor
 from diptych.core.random import Rng
 from diptych.core.types import Batch, Likelihood, Loss, Mask, TokenPredictor
 from diptych.nn.masks import Causal, Documents
-from diptych.objectives.cross_entropy import cross_entropy_each, cross_entropy_sum
+from diptych.objectives.cross_entropy import SliceLoss, cross_entropy_each, cross_entropy_sum, slice_loss
 
 
 @final
 @dataclass(frozen=True)
 class Autoregressive:
-    """Predict x[:, 1:] from x[:, :-1]; the end-of-sequence token that opens the next document closes the last one."""
+    """Predict x[:, 1:] from x[:, :-1]; the end-of-sequence token that opens the next document closes the last one.
+
+    `slice_loss` is the kernel of the cross-entropy, which the trainer may compile.
+    """
+
+    slice_loss: SliceLoss = slice_loss
 
     def loss(self, model: TokenPredictor, batch: Batch, rng: Rng) -> Loss:
         """Sum over all next tokens of their negative log-likelihood in nats."""
         del rng  # nothing is random in this forward process
         states, targets = self._states_and_targets(model, batch)
-        total = cross_entropy_sum(states.flatten(0, 1), model.unembedding, targets.flatten())
+        total = cross_entropy_sum(states.flatten(0, 1), model.unembedding, targets.flatten(), self.slice_loss)
         return Loss(total=total, count=targets.numel())
 
     def likelihood(

@@ -15,10 +15,8 @@ from diptych.core.events import Handler, Message
 from diptych.models.language_model import LanguageModel
 
 
-def compile_blocks(
-    model: LanguageModel, choice: Literal["auto", "on", "off"], device: torch.device, on_event: Handler
-) -> bool:
-    """Compile the blocks in place where wanted and possible. Raises ValueError where `on` is not possible."""
+def worth_compiling(choice: Literal["auto", "on", "off"], device: torch.device, on_event: Handler) -> bool:
+    """Whether to compile: where wanted and possible. Raises ValueError where `on` is not possible."""
     if choice == "off":
         return False
     if reason := why_not(device.type):
@@ -26,9 +24,13 @@ def compile_blocks(
             raise ValueError(f"train.compile = 'on', but torch.compile does not work here: {reason}")
         on_event(Message(text=f"torch.compile is not used ({reason}); training is slower, its results are the same"))
         return False
+    return True
+
+
+def compile_blocks(model: LanguageModel) -> None:
+    """Compile the blocks in place."""
     for block in model.blocks:
         block.compile(dynamic=False)
-    return True
 
 
 @cache

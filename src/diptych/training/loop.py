@@ -1,14 +1,15 @@
 """How does a network learn? The training loop, the same for every paradigm.
 
-A step: losses of all micro-batches and ranks are summed, their gradients divided once by the number of terms, clipped,
-and the parameters moved. Every source of change is a function of the step (data order, noise, learning rate) or is kept in
-the state, so a run that is killed and started again repeats the uninterrupted run bit for bit.
+A step: losses of all micro-batches and ranks are summed, their gradients divided once by the number of terms,
+clipped, and the parameters moved. Every source of change is a function of the step (data order, noise, learning rate)
+or is kept in the state, so a run that is killed and started again repeats the uninterrupted run bit for bit.
 """
 
 from __future__ import annotations
 
 import math
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -18,19 +19,18 @@ from typing import final
 import torch
 
 from diptych.checkpoints.run_folder import save_weights
-from diptych.core.config import RunConfig
 from diptych.core.events import Ended, Evaluated, Handler, Saved, Started, Stepped
 from diptych.core.random import Rng, derive_seed
-from diptych.core.types import Batch, Objective
+from diptych.core.types import Batch
 from diptych.data.stream import SequenceStream
 from diptych.models.cost import training_flops_per_token
 from diptych.models.language_model import LanguageModel
-from diptych.training.compilation import compile_blocks
+from diptych.training.compilation import compile_blocks, worth_compiling
 from diptych.training.distributed import LossModule, World, distribute, loss_of, without_sync
 from diptych.training.ema import MovingAverage
 from diptych.training.machine import matmul_peak
 from diptych.training.optimizers import Optimizer, clip_and_scale, place, whole
-from diptych.training.prepare import Experiment
+from diptych.training.prepare import Experiment, build_objective
 from diptych.training.schedules import lr_factor
 from diptych.training.state import Counters, TrainingState, collect, load_newest_state, save_state
 
@@ -42,14 +42,17 @@ class Trainer:
     def __init__(self, experiment: Experiment, world: World, on_event: Handler) -> None:
         self.run, self.world, self.on_event = experiment.run, world, on_event
         self.experiment = experiment
-        self.objective: Objective = experiment.objective
+        self.steps = self.run.train.steps
         self.model: LanguageModel = experiment.model.to(world.device)
         self.model.checkpoint_activations = self.run.train.checkpoint_activations
         self.counters = Counters()
         self.rng = Rng(self.run.train.seed)
         self.device, self.dtype = world.device, getattr(torch, self.run.train.dtype)
-        compile_blocks(self.model, self.run.train.compile, self.device, on_event)
-        self.wrapped = distribute(LossModule(self.model, self.objective), world, self.run.train.distributed)
+        compiled = worth_compiling(self.run.train.compile, self.device, on_event)
+        if compiled:
+            compile_blocks(self.model)
+        objective = build_objective(self.run, compiled=compiled)
+        self.wrapped = distribute(LossModule(self.model, objective), world, self.run.train.distributed)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = Optimizer(self.model, self.run.optim)
         decay = self.run.train.ema_decay
@@ -85,7 +88,7 @@ class Trainer:
         norm = clip_and_scale(self.parameters, self.world.size / sums[1], self.run.optim.clip_norm)
         if not math.isfinite(norm):
             raise ValueError(self._diverged(step, norm))
-        factor = lr_factor(step, config.steps, self.run.optim)
+        factor = lr_factor(step, self.steps, self.run.optim)
         self.optimizer.step(factor)
         if self.average is not None:
             self.average.update()
@@ -98,6 +101,21 @@ class Trainer:
             best_loss=self.counters.best_loss,
         )
         self._report(loss, sums, factor, norm, tokens / seconds)
+
+    def rehearse(self, steps: int) -> float:
+        """Median seconds of a step, from `steps` of them after one that compiles; leaves the trainer as it was."""
+        before, handler = [p.detach().clone() for p in self.parameters], self.on_event
+        counters, seconds = self.counters, []
+        self.on_event = _silent
+        for _ in range(steps + 1):
+            start = time.perf_counter()
+            self.step()
+            seconds.append(time.perf_counter() - start)
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, before)
+        self.optimizer = Optimizer(self.model, self.run.optim)
+        self.counters, self.on_event = counters, handler
+        return statistics.median(seconds[1:])
 
     def _backward(self, batch: Batch, rng: Rng) -> tuple[float, int]:
         """Gradients of the loss summed over this rank's share of the step; returns the sum and its number of terms."""
@@ -116,12 +134,12 @@ class Trainer:
         return float(total), count
 
     def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
-        config, counters = self.run.train, self.counters
+        counters = self.counters
         flops = training_flops_per_token(self.model.config, self.run.data.sequence_length)
         self.on_event(
             Stepped(
                 step=counters.step,
-                steps=config.steps,
+                steps=self.steps,
                 loss=loss,
                 bits_per_byte=sums[0] / math.log(2) / sums[2] if sums[2] else None,
                 lr=factor * self.run.optim.lr,
@@ -138,10 +156,10 @@ class Trainer:
         return matmul_peak(self.device, self.dtype)
 
     def _diverged(self, step: int, value: float) -> str:
-        last = self.counters.step if step == 0 else self._last_saved()
+        last = self._last_saved()
         return (
-            f"the loss became {value} at step {step + 1}; the last good checkpoint is that of step {last}: lower optim.lr "
-            "or optim.muon_lr, lengthen optim.warmup_steps, or set train.dtype = 'float32', then run again"
+            f"the loss became {value} at step {step + 1}; the last good checkpoint is that of step {last}: lower "
+            "optim.lr or optim.muon_lr, lengthen optim.warmup_steps, or set train.dtype = 'float32', then run again"
         )
 
     def _last_saved(self) -> int:
@@ -159,8 +177,7 @@ class Trainer:
                 self.counters = Counters(**{**vars(self.counters), "best_loss": loss})
                 if self.world.first:
                     save_weights(weights, self.model.config, self.experiment.out)
-        kind = "exact" if self.experiment.exact else "bound"
-        self.on_event(Evaluated(step=self.counters.step, loss=loss, bits_per_byte=bits, best=best, kind=kind))
+        self.on_event(Evaluated(step=self.counters.step, loss=loss, bits_per_byte=bits, best=best))
 
     def _heldout_loss(self) -> tuple[float, float | None]:
         stream, size = self.experiment.heldout, self.world.size
@@ -190,32 +207,31 @@ class Trainer:
         self.world.wait()
 
 
-def fit(experiment: Experiment, world: World, on_event: Handler) -> Trainer:
-    """Train until the last step, from wherever the run folder's state left off; Ctrl-C saves and stops."""
-    trainer = Trainer(experiment, world, on_event)
-    trainer.resume()
-    config = experiment.run.train
+def fit(trainer: Trainer) -> bool:
+    """Train until the last step from wherever the trainer is; Ctrl-C saves and stops. Returns whether it finished."""
+    config, on_event, steps = trainer.run.train, trainer.on_event, trainer.steps
     parameters = sum(p.numel() for p in trainer.parameters)
     step = trainer.counters.step
-    on_event(
-        Started(run=experiment.out, step=step, steps=config.steps, parameters=parameters, peak_flops=trainer.peak())
+    started = Started(
+        run=trainer.experiment.out, step=step, steps=steps, parameters=parameters, peak_flops=trainer.peak()
     )
+    on_event(started)
     with interruptible() as interrupted:
-        while trainer.counters.step < config.steps:
+        while step < steps:
             trainer.step()
             step = trainer.counters.step
             # Any rank's Ctrl-C stops all of them at the same step.
-            stop = bool(world.sums([float(interrupted.is_set())])[0])
-            last = step == config.steps
+            stop = bool(trainer.world.sums([float(interrupted.is_set())])[0])
+            last = step == steps
             if last or (config.eval_every and step % config.eval_every == 0):
                 trainer.evaluate()
             if last or stop or step % config.save_every == 0:
                 trainer.save()
             if stop and not last:
-                on_event(Ended(step=step, steps=config.steps, reason="interrupted"))
-                return trainer
-    on_event(Ended(step=step, steps=config.steps, reason="finished"))
-    return trainer
+                on_event(Ended(step=step, steps=steps, reason="interrupted"))
+                return False
+    on_event(Ended(step=step, steps=steps, reason="finished"))
+    return True
 
 
 @contextmanager

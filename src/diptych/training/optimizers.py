@@ -37,7 +37,7 @@ class Optimizer:
         for index, part in enumerate(self.parts):
             for parameter, memory in part.state.items():
                 for key, value in memory.items():
-    XX f"{index}/{self.names[parameter]}/{key}", whole
+                    yield f"{index}/{self.names[parameter]}/{key}", whole(value)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave, sharded as the parameters are now."""
@@ -61,7 +61,9 @@ def _build(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]
         case "muon":
             hidden = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks." in n]
             if any(isinstance(p, DTensor) for p in hidden):
-                raise ValueError("Muon needs whole matrices, which fsdp shards; set train.distributed = 'ddp' or use adamw")
+                raise ValueError(
+                    "Muon needs whole matrices, which fsdp shards; set train.distributed = 'ddp', or use adamw"
+                )
             inside = set(hidden)
             outer = [p for p in matrices if p not in inside]
             muon = torch.optim.Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from diptych.checkpoints.run_folder import CONFIG, RECIPE, TOKENIZER, check_vocabulary, load_recipe
 from diptych.core.config import RunConfig, TransformerConfig
 from diptych.core.events import Handler
@@ -16,6 +18,7 @@ from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.stream import SequenceStream
 from diptych.models.language_model import LanguageModel, initialize
 from diptych.objectives.autoregressive import Autoregressive
+from diptych.objectives.cross_entropy import slice_loss
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.train import train_tokenizer
@@ -46,9 +49,6 @@ class Experiment:
     train: SequenceStream
     heldout: SequenceStream
     model: LanguageModel
-    objective: Objective
-    exact: bool
-    """Whether the objective's likelihood is exact, or a bound."""
 
 
 def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
@@ -71,17 +71,7 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     train, heldout = _streams(run, _stores(run, out, tokenizer, on_event))
     model = LanguageModel(config)
     initialize(model, Rng(run.train.seed).generator("weights"))
-    objective, exact = build_objective(run)
-    return Experiment(
-        run=run,
-        out=out,
-        tokenizer=tokenizer,
-        train=train,
-        heldout=heldout,
-        model=model,
-        objective=objective,
-        exact=exact,
-    )
+    return Experiment(run=run, out=out, tokenizer=tokenizer, train=train, heldout=heldout, model=model)
 
 
 def _agree_with_folder(run: RunConfig, out: Path) -> RunConfig:
@@ -95,11 +85,11 @@ def _agree_with_folder(run: RunConfig, out: Path) -> RunConfig:
     return run
 
 
-def build_objective(run: RunConfig) -> tuple[Objective, bool]:
-    """The paradigm's forward process, and whether its likelihood is exact."""
+def build_objective(run: RunConfig, *, compiled: bool = False) -> Objective:
+    """The paradigm's forward process."""
     match run.objective:
         case "autoregressive":
-            return Autoregressive(), True
+            return Autoregressive(torch.compile(slice_loss, dynamic=False) if compiled else slice_loss)
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler) -> Tokenizer:

@@ -21,7 +21,7 @@ def record_of(event: Event) -> dict[str, Any] | None:
             del record["metrics"], record["steps"]
             return record
         case Evaluated():
-            return {"kind": "eval", **{k: v for k, v in vars(event).items() if k != "kind"}, "likelihood": event.kind}
+            return {"kind": "eval", **vars(event)}
         case _:
             return None
 

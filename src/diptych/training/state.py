@@ -1,8 +1,8 @@
 """How is a run kept so that it goes on exactly where it was?
 
 `state/step-N/` holds the parameters, the optimizer, the moving average and the counters, written as a whole or not at
-all, with a digest of every file. The two newest are kept: should the newest be damaged, the one before it serves. Noise,
-data order and learning rate are functions of the step and need no keeping.
+all, with a digest of every file. The two newest are kept: should the newest be damaged, the one before it serves.
+Noise, data order and learning rate are functions of the step and need no keeping.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def save_state(state: TrainingState, folder: Path) -> Path:
         kept = ", ".join(p.name for p in _newest_first(folder)) or "none"
         reason = error.strerror or str(error)
         raise OSError(
-            f"checkpoint {path} could not be written ({reason}); older checkpoints are intact ({kept}): free some space, "
-            "then run the same command again"
+            f"checkpoint {path} could not be written ({reason}); older checkpoints are intact ({kept}): free some "
+            "space, then run the same command again"
         ) from error
     for old in _newest_first(folder)[KEPT:]:
         shutil.rmtree(old)

@@ -1,0 +1,1 @@
+"""Floor 2: text from wherever it is, packed and streamed exactly."""

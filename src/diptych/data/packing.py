@@ -1,0 +1,88 @@
+"""How are documents kept as tokens?
+
+One flat file of tokens, each document opened by the end-of-document token and the whole closed by one more, read by
+memory map. A JSON sidecar says what is in it; it is written last, so a store without one is not complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.events import Handler, Progressed, ignore
+from diptych.core.files import replacing, write_text
+from diptych.data.sources import Document
+from diptych.tokenizers.base import Tokenizer, utf8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStore:
+    """Tokens of a corpus. `token_lengths[i]` is the number of bytes that token i stands for (0 for special ones)."""
+
+    tokens: NDArray[Any]
+    token_lengths: NDArray[np.int64]
+    eos_id: int
+    n_documents: int
+    n_bytes: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the store, document boundaries included."""
+        return len(self.tokens)
+
+
+def build_token_store(
+    documents: Callable[[], Iterable[Document]], tokenizer: Tokenizer, path: Path, on_event: Handler = ignore
+) -> TokenStore:
+    """The store at `path`.tokens, made from the documents if it is not there yet.
+
+    Memory stays bounded by one document. Raises ValueError where a store is damaged.
+    """
+    data, sidecar = path.with_suffix(".tokens"), path.with_suffix(".json")
+    if not sidecar.is_file():
+        _write(documents(), tokenizer, data, sidecar, on_event)
+    return _open(data, sidecar, tokenizer)
+
+
+def _write(documents: Iterable[Document], tokenizer: Tokenizer, data: Path, sidecar: Path, on_event: Handler) -> None:
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    n_documents = n_bytes = n_tokens = 0
+    end = np.array([tokenizer.eos_id], dtype)
+    with replacing(data) as temporary, temporary.open("wb") as file:
+        for document in documents:
+            ids = tokenizer.encode(document.text).astype(dtype)
+            file.write(end.tobytes() + ids.tobytes())
+            n_documents, n_tokens = n_documents + 1, n_tokens + 1 + len(ids)
+            n_bytes += len(utf8(document.text))
+            on_event(Progressed(what=f"tokenizing {data.stem} text", done=n_bytes / 1e6, total=None, unit="MB"))
+        file.write(end.tobytes())
+    record = {"dtype": dtype.name, "n_tokens": n_tokens + 1, "n_documents": n_documents, "n_bytes": n_bytes}
+    write_text(sidecar, json.dumps(record) + "\n")
+
+
+def _open(data: Path, sidecar: Path, tokenizer: Tokenizer) -> TokenStore:
+    try:
+        record = json.loads(sidecar.read_bytes())
+        tokens = np.memmap(data, np.dtype(record["dtype"]), "r")
+        if len(tokens) != record["n_tokens"]:
+            raise ValueError(f"{len(tokens)} tokens instead of {record['n_tokens']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the token store {data} is damaged ({error}); delete {data.parent} to make it again"
+        ) from None
+    lengths = [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+    for special in tokenizer.special_tokens.values():
+        lengths[special] = 0
+    return TokenStore(
+        tokens=tokens,
+        token_lengths=np.array(lengths, np.int64),
+        eos_id=tokenizer.eos_id,
+        n_documents=record["n_documents"],
+        n_bytes=record["n_bytes"],
+    )

@@ -1,0 +1,1 @@
+"""Floor 2: text to tokens and back (review section 2.5). Imports no torch."""
