@@ -49,7 +49,7 @@ def compress_yardsticks(data: bytes, train: bytes | None = None, *, on_event: Ha
     if train:
         on_event(Progressed(what="xz over the training text", done=0, total=None, unit="bytes"))
         primed = primed_xz_bytes(data, train)
-        rows.append(_row("xz -9e, primed", primed, len(data), note="after the training text", primed=True))
+        rows.append(_row("primed xz -9e", primed, len(data), note="after the training text", primed=True))
     return rows
 
 
@@ -72,7 +72,7 @@ def likelihood_yardstick(name: str, nats: float, n_bytes: int, *, note: str = "a
     """A model's likelihood of the held-out text as a row: `nats` for the whole of its `n_bytes` bytes."""
     if n_bytes < 1:
         raise ValueError("bits per byte need at least one byte of held-out text")
-    bits = nats / math.log(2)
+    bits = float(nats) / math.log(2)  # a numpy sum may come in; results are plain numbers
     return Yardstick(name=name, bytes=math.ceil(bits / 8), bits_per_byte=bits / n_bytes, note=note, primed=True)
 
 
