@@ -17,7 +17,7 @@ from diptych.core.recipe import load_toml, parse
 
 
 def gpt2(n_layers: int, d_model: int, n_heads: int, max_length: int = 1024, vocab_size: int = 0) -> TransformerConfig:
-    """GPT-2's family (Radford et al. 2019): layer normalization before each sublayer, learned positions, GELU, biases."""
+    """GPT-2's family (Radford et al. 2019): layer normalization before each sublayer, learned positions, GELU."""
     return TransformerConfig(
         vocab_size=vocab_size,
         d_model=d_model,
@@ -32,7 +32,7 @@ def gpt2(n_layers: int, d_model: int, n_heads: int, max_length: int = 1024, voca
 
 
 def llama(
-    n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, max_length: int = 1024, d_ff: int | None = None
+    n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, *, max_length: int = 1024, d_ff: int | None = None
 ) -> TransformerConfig:
     """Llama's family: root-mean-square normalization, rotary positions, SwiGLU, grouped queries, no biases."""
     return TransformerConfig(
@@ -99,7 +99,7 @@ def _from_file(path: Path) -> RunConfig:
         return load_toml(RunConfig, path)
     whole = tomllib.loads(path.read_text(encoding="utf-8"))
     name = values.pop("preset")
-    base = {k: v for k, v in dataclasses.asdict(preset(str(name))).items()}
+    base = dataclasses.asdict(preset(str(name)))
     return parse(RunConfig, {**whole, "model": {**base, **values}}, str(path))
 
 

@@ -1,4 +1,4 @@
-"""Positions: rotations preserve what they should, tables equal their formulas, Llama 3's stretching equals its peer's."""
+"""Positions: rotations preserve what they should, tables and stretching equal their formulas and their peers'."""
 
 from __future__ import annotations
 

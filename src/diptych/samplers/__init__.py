@@ -1,0 +1,1 @@
+"""Floor 2: samplers, the backward processes of the paradigms."""
