@@ -7,7 +7,7 @@ moves a document.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from diptych.core.config import DataConfig
 from diptych.core.events import Handler, ignore
@@ -48,6 +48,12 @@ def heldout_documents(config: DataConfig, on_event: Handler = ignore) -> Iterato
     )
     limit = None if config.max_bytes is None else max(1, round(config.max_bytes * share))
     return _some(_at_most(documents, limit), message)
+
+
+def all_documents(sources: Sequence[str], text_field: str, on_event: Handler = ignore) -> Iterator[Document]:
+    """Every document of the sources, as for scoring. Raises ValueError where there are none."""
+    documents = read_documents(sources, text_field, on_event)
+    return _some(documents, f"{', '.join(sources)} holds no text to score")
 
 
 def _at_most(documents: Iterator[Document], size: int | None) -> Iterator[Document]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from diptych.core.config import RunConfig
 from diptych.core.events import Event, Handler, ignore
 from diptych.training.distributed import joined
@@ -21,22 +19,27 @@ def train(run: RunConfig, on_event: Handler = ignore) -> bool:
     """
     with joined(run.train.device) as world:
         report = on_event if world.first else ignore
-        experiment = prepare(run, world, report)
-        handlers: list[Handler] = [report]
-        trainer = Trainer(experiment, world, lambda event: _spread(event, handlers))
-        trainer.resume()
-        if not world.first:
-            return fit(trainer)
-        metrics = MetricsFile(experiment.out / METRICS, trainer.counters.step)
-        handlers.append(metrics)
-        if run.train.tensorboard:
-            handlers.append(tensorboard(Path(experiment.out) / "tensorboard"))
-        try:
-            return fit(trainer)
-        finally:
-            metrics.close()
+        return train_experiment(Trainer(prepare(run, world, report), world, report))
 
 
-def _spread(event: Event, handlers: list[Handler]) -> None:
-    for handler in handlers:
-        handler(event)
+def train_experiment(trainer: Trainer) -> bool:
+    """Go on from the run folder's state, writing `metrics.jsonl` beside the trainer's own reports."""
+    trainer.resume()
+    if not trainer.world.first:
+        return fit(trainer)
+    report, out = trainer.on_event, trainer.experiment.out
+    metrics = MetricsFile(out / METRICS, trainer.counters.step)
+    handlers: list[Handler] = [report, metrics]
+    if trainer.run.train.tensorboard:
+        handlers.append(tensorboard(out / "tensorboard"))
+
+    def spread(event: Event) -> None:
+        for handler in handlers:
+            handler(event)
+
+    trainer.on_event = spread
+    try:
+        return fit(trainer)
+    finally:
+        trainer.on_event = report
+        metrics.close()

@@ -1,0 +1,62 @@
+"""`diptych review`: the main job."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.cli.common import parse
+from diptych.cli.console import ConsoleHandler
+
+DESCRIPTION = """Train a transformer on Python's own library, sample it, score it beside xz, brotli and a 5-gram model,
+and write the living review as one page. Needs no download. Ctrl-C is safe: the same command goes on.
+
+examples:
+  diptych review
+  diptych review --budget 30m --out review-long
+"""
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `diptych review`."""
+
+    out: Path = Path("review")
+    """Folder of the page, its figures and the trained run."""
+    budget: str = "6m"
+    """Time for the whole job, as in 90s, 6m or 1h; training takes what the rest leaves."""
+    seed: int = 0
+    """Seed of weights, data order and samples."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, run the review, print where the page lies; 130 where interrupted."""
+    options = parse(Options, arguments, "review", DESCRIPTION)
+    budget = seconds(options.budget)
+    from diptych.report.review import Review
+
+    with ConsoleHandler() as console:
+        command = shlex.join(["diptych", "review", *arguments])
+        review = Review(options.out, budget_seconds=budget, seed=options.seed, command=command, on_event=console)
+        page = review.run()
+    if page is None:
+        print("the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"the review is written: {page.resolve().as_uri()}")
+    return 0
+
+
+def seconds(text: str) -> float:
+    """A duration such as 90s, 6m, 1.5h in seconds. Raises ValueError for anything else, or under half a minute."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None:
+        raise ValueError(f"--budget {text} is no duration; write it as 90s, 6m or 1h")
+    value = float(match[1]) * _UNITS[match[2]]
+    if value < 30:
+        raise ValueError(f"--budget {text} is too short for anything to be learnt; give at least 30s")
+    return value

@@ -1,0 +1,70 @@
+"""How well does a model predict a text?
+
+Negative log-likelihood in nats by the objective's own `likelihood`, over overlapping windows in which every token is
+scored exactly once; in bits per byte it compares across tokenizers, compressors and paradigms.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from diptych.core.events import Handler, Progressed, ignore
+from diptych.core.random import Rng
+from diptych.core.types import TokenPredictor
+from diptych.data.packing import TokenStore
+from diptych.data.stream import windows
+from diptych.objectives.autoregressive import Autoregressive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextScore:
+    """Likelihood of a corpus: its documents' tokens and ends in nats, and their size in bytes."""
+
+    nats: float
+    n_tokens: int
+    n_bytes: int
+    kind: Literal["exact", "bound"]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nats / ln 2 / bytes; infinite for a text of no bytes."""
+        return self.nats / math.log(2) / self.n_bytes if self.n_bytes else math.inf
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats / tokens), which depends on the tokenizer."""
+        return math.exp(min(700.0, self.nats / self.n_tokens))
+
+
+def score_store(
+    model: TokenPredictor,
+    store: TokenStore,
+    *,
+    context: int,
+    stride: int,
+    batch_size: int = 16,
+    on_event: Handler = ignore,
+) -> TextScore:
+    """Score every token of a store once, with at least `context - stride` tokens before it where there are any.
+
+    A document never sees the one before it. Raises ValueError for an empty store or a stride outside 1..context.
+    """
+    if store.n_tokens < 2:
+        raise ValueError("there is no text to score; name data that holds some")
+    device = model.unembedding.device
+    objective, rng = Autoregressive(), Rng(0)
+    nats, count, total = 0.0, 0, store.n_tokens - 1
+    last_report = 0.0
+    for window in windows(store, context, stride, batch_size):
+        likelihood = objective.likelihood(model, window.batch.to(device), rng, window.counted.to(device))
+        nats += float(likelihood.nats.sum())
+        count += int(likelihood.count.sum())
+        if time.monotonic() - last_report > 0.2 or count == total:
+            last_report = time.monotonic()
+            on_event(Progressed(what="scoring", done=count, total=total, unit="tokens"))
+    if not math.isfinite(nats):
+        raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
+    return TextScore(nats=nats, n_tokens=count, n_bytes=store.n_bytes, kind="exact")

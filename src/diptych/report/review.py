@@ -1,0 +1,237 @@
+"""The main job: how is the living review made?
+
+On text that every user has: prepare, train within a budget, score beside yardsticks, generate, and write the page. Each
+stage's result is kept as JSON, and training keeps its own state, so an interrupted review goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from diptych import __version__
+from diptych.checkpoints.run_folder import load_model
+from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
+from diptych.core.events import Handler, Message, Progressed, ignore
+from diptych.core.files import write_text
+from diptych.core.random import Rng
+from diptych.data.corpus import heldout_documents, training_documents
+from diptych.evaluation.likelihood import score_store
+from diptych.evaluation.ngram import NGram
+from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
+from diptych.models.cost import parameters_by_part
+from diptych.report import results as measured
+from diptych.report.next_token import next_token_steps
+from diptych.report.page import render
+from diptych.report.surroundings import machine_info, read_curves
+from diptych.report.words import visible
+from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
+from diptych.samplers.text import generate_text
+from diptych.tokenizers.streaming import StreamDecoder
+from diptych.training.distributed import World, choose_device
+from diptych.training.loop import Trainer
+from diptych.training.prepare import Experiment, prepare
+from diptych.training.run import METRICS, train_experiment
+
+T = TypeVar("T")
+
+SENTENCE = "Sun rises from the east"
+"""The review's own example for tokenization."""
+
+PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
+
+OVERHEAD = 0.34
+"""Share of the budget for everything but the training steps: compiling, tokenizing, scoring, yardsticks, drawing."""
+
+FEWEST_STEPS, MOST_STEPS = 20, 20_000
+
+
+def review_run(out: Path, seed: int) -> RunConfig:
+    """The experiment of the review: five million parameters on Python's own library."""
+    return RunConfig(
+        out=str(out / "run"),
+        model=TransformerConfig(d_model=256, n_layers=6, n_heads=4, n_kv_heads=2, max_length=256),
+        data=DataConfig(source=("stdlib",), sequence_length=256),
+        tokenizer=TokenizerConfig(vocab_size=4096),
+        optim=OptimConfig(
+            name="muon",
+            lr=3e-3,
+            muon_lr=0.02,
+            weight_decay=0.05,
+            schedule="wsd",
+            decay_fraction=0.5,
+            final_lr_fraction=0.02,
+            warmup_steps=10,
+        ),
+        train=TrainConfig(seed=seed, batch_size=32, eval_every=0, save_every=25, eval_sequences=64),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A stage's result as it stands on the disk."""
+
+    seconds: float
+    value: Any
+
+
+class Review:
+    """One review in the folder `out`; `run` makes whatever of it is not there yet."""
+
+    def __init__(
+        self, out: Path, *, budget_seconds: float, seed: int, command: str, on_event: Handler = ignore
+    ) -> None:
+        self.out, self.budget, self.seed = out, budget_seconds, seed
+        self.command, self.on_event = command, on_event
+        self.seconds: dict[str, float] = {}
+        self._check_same()
+
+    def _check_same(self) -> None:
+        """Raises ValueError where the folder holds a review of another budget or seed."""
+        path, wanted = self.out / "review.json", {"budget_seconds": self.budget, "seed": self.seed}
+        if path.is_file() and json.loads(path.read_bytes()) != wanted:
+            raise ValueError(f"{self.out} holds a review of another budget or seed; choose another --out or delete it")
+        write_text(path, json.dumps(wanted) + "\n")
+
+    def stage(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """The kept result of a stage, or a new one that is kept from now on."""
+        path = self.out / "stages" / f"{name}.json"
+        adapter = TypeAdapter(kind)
+        if path.is_file():
+            kept = TypeAdapter(_Kept).validate_json(path.read_bytes())
+            self.seconds[name] = kept.seconds
+            return adapter.validate_python(kept.value)
+        start = time.perf_counter()
+        value = compute()
+        self.seconds[name] = time.perf_counter() - start
+        kept_value = {"seconds": self.seconds[name], "value": adapter.dump_python(value, mode="json")}
+        write_text(path, json.dumps(kept_value) + "\n")
+        return value
+
+    def run(self) -> Path | None:
+        """The finished page's path, or None where the training was interrupted."""
+        world = World(0, 1, choose_device("auto"))
+        start = time.perf_counter()
+        experiment = prepare(review_run(self.out, self.seed), world, self.on_event)
+        preparing = time.perf_counter() - start
+        self.stage("prepare", float, lambda: preparing)
+        self.seconds["prepare"] = max(preparing, self.seconds["prepare"])
+        if not self._train(experiment, world):
+            return None
+        return self._report(experiment, world)
+
+    def _train(self, experiment: Experiment, world: World) -> bool:
+        """Train for as many steps as fit into the budget; the number is decided once and kept."""
+        if (self.out / "stages" / "train.json").is_file():
+            self.stage("train", int, lambda: 0)
+            return True
+        start = time.perf_counter()
+        trainer = Trainer(experiment, world, self.on_event)
+        self.on_event(Message(text="compiling, and measuring how long a step takes"))
+        steps = self.stage("plan", int, lambda: self._steps(trainer))
+        experiment = replace(experiment, run=replace(experiment.run, train=replace(experiment.run.train, steps=steps)))
+        trainer.run, trainer.steps = experiment.run, steps
+        if not train_experiment(trainer):
+            return False
+        self.stage("train", int, lambda: steps)
+        self.seconds["train"] = max(trainer.counters.seconds, time.perf_counter() - start)
+        return True
+
+    def _steps(self, trainer: Trainer) -> int:
+        seconds = trainer.rehearse(4)
+        return int(min(MOST_STEPS, max(FEWEST_STEPS, self.budget * (1 - OVERHEAD) / seconds)))
+
+    def _report(self, experiment: Experiment, world: World) -> Path:
+        model, tokenizer = load_model(experiment.out, device=world.device)
+        heldout = experiment.heldout.store
+        context = experiment.run.data.sequence_length
+        score = self.stage(
+            "score",
+            measured.Score,
+            lambda: measured.Score(
+                **vars(score_store(model, heldout, context=context, stride=context // 2, on_event=self.on_event))
+            ),
+        )
+        yardsticks = self.stage("yardsticks", tuple[Yardstick, ...], lambda: self._yardsticks(experiment))
+        next_token = self.stage(
+            "next-token",
+            tuple[measured.NextTokenStep, ...],
+            lambda: next_token_steps(model, tokenizer, "import ", n_steps=6, n_candidates=6, rng=Rng(self.seed)),
+        )
+        samples = self.stage("samples", tuple[measured.Sample, ...], lambda: self._samples(model, tokenizer))
+        training, held, mfu = read_curves(experiment.out / METRICS)
+        config = asdict(model.config)
+        results = measured.ReviewResults(
+            version=__version__,
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            command=self.command,
+            seed=self.seed,
+            budget_seconds=self.budget,
+            mfu=mfu,
+            model=measured.ModelInfo(
+                parts=tuple(
+                    measured.PartSize(name=name.replace("_", "-"), parameters=count)
+                    for name, count in parameters_by_part(model.config).items()
+                ),
+                config={key: value for key, value in config.items() if not isinstance(value, dict)},
+            ),
+            tokenizer=measured.TokenizerInfo(
+                kind="byte-pair encoding",
+                vocab_size=tokenizer.vocab_size,
+                bytes_per_token=heldout.n_bytes / (heldout.n_tokens - heldout.n_documents - 1),
+                train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
+                example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
+            ),
+            data=measured.DataInfo(
+                name="Python's standard library",
+                train_documents=experiment.train.store.n_documents,
+                train_bytes=experiment.train.store.n_bytes,
+                train_tokens=experiment.train.store.n_tokens,
+                heldout_documents=heldout.n_documents,
+                heldout_bytes=heldout.n_bytes,
+                heldout_tokens=heldout.n_tokens,
+            ),
+            machine=machine_info(world.device, experiment.run.train.dtype),
+            score=score,
+            training=training,
+            heldout=held,
+            next_token=next_token,
+            samples=samples,
+            yardsticks=yardsticks,
+            stages=tuple(measured.Stage(name=name, seconds=seconds) for name, seconds in self.seconds.items()),
+        )
+        measured.save_results(results, self.out / "results.json")
+        self.on_event(Message(text="drawing the page"))
+        return render(results, self.out / "index.html")
+
+    def _yardsticks(self, experiment: Experiment) -> tuple[Yardstick, ...]:
+        data = experiment.run.data
+        heldout = "".join(d.text for d in heldout_documents(data)).encode()
+        train = "".join(d.text for d in training_documents(data)).encode()
+        self.on_event(Progressed(what="compressing with xz and brotli", done=0, total=None, unit="bytes"))
+        rows = compress_yardsticks(heldout, train, on_event=self.on_event)
+        store, held = experiment.train.store, experiment.heldout.store
+        vocab_size = experiment.tokenizer.vocab_size
+        model = NGram.fit(
+            np.asarray(store.tokens[:-1]), 5, vocab_size=vocab_size, eos_id=store.eos_id, on_event=self.on_event
+        )
+        nats = float(model.nats(np.asarray(held.tokens)).sum())
+        return (*rows, likelihood_yardstick("5-gram", nats, held.n_bytes))
+
+    def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
+        sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
+        prompts = [[tokenizer.eos_id, *tokenizer.encode(prompt).tolist()] for prompt in PROMPTS]
+        request = GenerationRequest(prompts=prompts, max_new_tokens=120, eos_id=tokenizer.eos_id)
+        texts = generate_text(model, sampler, request, Rng(self.seed), new_decoder=lambda: StreamDecoder(tokenizer))
+        return tuple(
+            measured.Sample(prompt=prompt, continuation=text.text, settings="temperature 0.8, top-p 0.95")
+            for prompt, text in zip(PROMPTS, texts, strict=True)
+        )
