@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from diptych.core.config import TransformerConfig
+from diptych.core.random import Rng
 from diptych.core.types import Frame
-from diptych.report.next_token import steps_of
+from diptych.models.language_model import LanguageModel
+from diptych.nn.masks import Causal
+from diptych.report.next_token import next_token_steps, steps_of
+from diptych.report.words import visible
 
 
 class Letters:
@@ -40,6 +45,29 @@ def frame(chosen: int, candidates: list[int], probabilities: list[float], log_pr
             "finished": torch.tensor([end]),
         },
     )
+
+
+def test_the_probabilities_are_the_models_own() -> None:
+    """Against softmax of the whole, uncached forward pass over the text so far."""
+    config = TransformerConfig(vocab_size=128, d_model=32, n_layers=2, n_heads=2, max_length=32)
+    model = LanguageModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.5, generator=torch.Generator().manual_seed(1))
+    steps = next_token_steps(model, Letters(), "ab", n_steps=6, n_candidates=4, rng=Rng(3))
+    assert 1 <= len(steps) <= 6
+    for number, step in enumerate(steps):
+        assert step.context.startswith("ab") and len(step.context) == 2 + number
+        ids = torch.tensor([[0, *Letters().encode(step.context).tolist()]])
+        with torch.no_grad():
+            p = torch.softmax(model(ids, mask=Causal())[0, -1].double(), 0)
+        best = torch.topk(p, 4).values.tolist()
+        assert [c.probability for c in step.candidates[:4]] == pytest.approx(best, rel=1e-4)
+        names = {visible(Letters().token_bytes(token)): float(p[token]) for token in range(128)}
+        for candidate in step.candidates:
+            assert names[candidate.text] == pytest.approx(candidate.probability, rel=1e-4)
+        if number + 1 < len(steps):
+            assert visible(steps[number + 1].context[-1]) == step.candidates[step.chosen].text
 
 
 def test_steps_carry_context_candidates_and_choice() -> None:
