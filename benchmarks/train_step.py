@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from _common import interleaved, median_ratio, write
 
 D_MODEL, LAYERS, HEADS, D_FF, VOCAB = 384, 6, 6, 1024, 8192

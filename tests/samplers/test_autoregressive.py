@@ -1,0 +1,214 @@
+"""Generation: it follows the model's distribution, and a row's tokens do not depend on its neighbours."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from diptych.core.config import TransformerConfig
+from diptych.core.random import Rng
+from diptych.models.language_model import LanguageModel, initialize
+from diptych.nn.masks import Causal
+from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
+from diptych.samplers.beam import beam_search
+from tests.models.test_language_model import llama_weights
+
+VOCAB, EOS = 23, 22
+
+
+def make(position: str = "rope", spread: float = 0.5) -> LanguageModel:
+    config = TransformerConfig(
+        vocab_size=VOCAB, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=48, max_length=64, position=position
+    )
+    model = LanguageModel(config)
+    generator = torch.Generator().manual_seed(3)
+    initialize(model, generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def run(
+    model: LanguageModel, prompts: list[list[int]], sampler: AutoregressiveSampler, **changes: object
+) -> list[list[int]]:
+    options = {"max_new_tokens": 12, "eos_id": EOS, **changes}
+    request = GenerationRequest(prompts=prompts, **options)
+    frames = list(sampler.sample(model, request, Rng(5)))
+    rows = torch.stack([frame.state for frame in frames], 1).tolist()
+    return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
+
+
+PROMPTS = [[1, 2, 3], [4], [], [5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3]]
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "alibi"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        AutoregressiveSampler(temperature=0),
+        AutoregressiveSampler(temperature=0.9, top_k=9, top_p=0.9, min_p=0.02, repetition_penalty=1.2),
+    ],
+    ids=["greedy", "sampled"],
+)
+def test_a_row_does_not_depend_on_its_batch(position: str, sampler: AutoregressiveSampler) -> None:
+    model = make(position)
+    together = run(model, PROMPTS, sampler)
+    alone = [run(model, [p], sampler, sample_ids=[i])[0] for i, p in enumerate(PROMPTS)]
+    assert together == alone
+    assert len({tuple(row) for row in together}) > 1
+
+
+def test_cached_greedy_generation_equals_uncached_token_for_token() -> None:
+    model = make()
+    for prompt in PROMPTS[:2]:
+        ids = list(prompt)
+        for _ in range(12):
+            ids.append(int(model(torch.tensor([ids]), mask=Causal())[0, -1].argmax()))
+            if ids[-1] == EOS:
+                break
+        assert run(model, [prompt], AutoregressiveSampler(temperature=0))[0] == ids[len(prompt) :]
+
+
+def test_greedy_generation_equals_hugging_face() -> None:
+    model = make()
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
+        )
+    ).eval()
+    theirs.load_state_dict(llama_weights(model))
+    for prompt in ([1, 2, 3], [7, 7]):
+        got = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
+        assert run(model, [prompt], AutoregressiveSampler(temperature=0))[0] == got
+
+
+def test_draws_follow_the_model_by_a_chi_square_test() -> None:
+    model = make(spread=0.2)
+    sampler = AutoregressiveSampler(temperature=0.8, top_k=6)
+    n = 6000
+    request = GenerationRequest(prompts=[[1, 2]] * n, max_new_tokens=1, eos_id=EOS)
+    (frame,) = sampler.sample(model, request, Rng(0))
+    logits = model(torch.tensor([[1, 2]]), mask=Causal())[0, -1] / 0.8
+    best = logits.topk(6).indices
+    expected = torch.zeros(VOCAB).scatter(0, best, logits[best].softmax(0)) * n
+    observed = torch.bincount(frame.state, minlength=VOCAB)
+    assert observed[expected == 0].sum() == 0
+    chosen = expected > 0
+    statistic = ((observed[chosen] - expected[chosen]) ** 2 / expected[chosen]).sum()
+    assert statistic < 25.7  # 5 degrees of freedom, p = 1e-4
+
+
+def test_log_probabilities_and_candidates_are_the_unfiltered_ones() -> None:
+    model = make()
+    sampler = AutoregressiveSampler(temperature=0.5, top_k=2, candidates=4)
+    request = GenerationRequest(prompts=[[1, 2, 3]], max_new_tokens=4, eos_id=EOS)
+    ids = [1, 2, 3]
+    for frame in sampler.sample(model, request, Rng(2)):
+        log_p = model(torch.tensor([ids]), mask=Causal())[0, -1].log_softmax(-1)
+        token = int(frame.state[0])
+        assert float(frame.info["log_probability"][0]) == pytest.approx(float(log_p[token]), abs=1e-4)
+        best = log_p.topk(4)
+        assert frame.info["candidates"][0].tolist() == best.indices.tolist()
+        torch.testing.assert_close(frame.info["candidate_probabilities"][0], best.values.exp(), rtol=1e-4, atol=1e-5)
+        ids.append(token)
+
+
+def test_seeds_decide() -> None:
+    model = make()
+    request = GenerationRequest(prompts=[[1]], max_new_tokens=12, eos_id=EOS)
+    draw = lambda seed: [int(f.state[0]) for f in AutoregressiveSampler().sample(model, request, Rng(seed))]  # noqa: E731
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(6)}) > 1
+
+
+def test_ended_rows_stay_ended_and_all_ended_stops() -> None:
+    model = make()
+    request = GenerationRequest(prompts=[[1], [2], [3], [4]], max_new_tokens=400, eos_id=EOS)
+    finished = torch.zeros(4, dtype=torch.bool)
+    for frame in AutoregressiveSampler(temperature=2.0).sample(model, request, Rng(0)):
+        assert (frame.state[finished] == EOS).all()
+        assert (frame.info["finished"] | ~finished).all()
+        finished = frame.info["finished"]
+    assert finished.all() and frame.step < 399
+
+
+def test_beam_search_with_enough_beams_finds_the_best_of_all() -> None:
+    model = make(spread=0.3)
+    prompt, length, vocab = [3, 1], 3, VOCAB
+    best = None
+    for ids in itertools.product(range(vocab - 1), repeat=length - 1):
+        log_p = model(torch.tensor([[*prompt, *ids]]), mask=Causal())[0].log_softmax(-1)
+        total = sum(float(log_p[len(prompt) - 1 + i, t]) for i, t in enumerate(ids))
+        for last in range(vocab):
+            value = total + float(log_p[-1, last])
+            if best is None or value > best[0]:
+                best = (value, (*ids, last))
+    found = beam_search(model, prompt, beams=vocab**2, max_new_tokens=length, eos_id=VOCAB, length_penalty=0.0)
+    assert best is not None and found[0].ids == best[1]
+    assert found[0].log_probability == pytest.approx(best[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+def test_beam_search_equals_hugging_face(penalty: float) -> None:
+    model = make(spread=0.35)
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
+        )
+    ).eval()
+    theirs.load_state_dict(llama_weights(model))
+    for prompt in ([1, 2, 3], [9], [4, 4]):
+        got = theirs.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=8,
+            num_beams=4,
+            do_sample=False,
+            length_penalty=penalty,
+            early_stopping=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        expected = got.sequences[0, len(prompt) :].tolist()
+        expected = expected[: expected.index(EOS) + 1] if EOS in expected else expected
+        ours = beam_search(model, prompt, beams=4, max_new_tokens=8, eos_id=EOS, length_penalty=penalty)[0]
+        assert list(ours.ids) == expected
+        assert ours.score == pytest.approx(float(got.sequences_scores[0]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"min_p": 1.5}, {"repetition_penalty": 0}]
+)
+def test_senseless_settings_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        AutoregressiveSampler(**changes)
+
+
+def test_senseless_requests_are_refused() -> None:
+    with pytest.raises(ValueError, match="no prompt"):
+        GenerationRequest(prompts=[], max_new_tokens=1, eos_id=0)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        GenerationRequest(prompts=[[1]], max_new_tokens=0, eos_id=0)
