@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--sequence-length 256] [--batch-size 16] [--rounds 7] [--litgpt-python PATH]
 
-All train the same shape (13.8 M parameters) on the same random tokens with bf16 autocast, fused AdamW and clipping, each
-in its best settings. litgpt pins other versions of shared packages, so it runs as a worker of the interpreter that
+All train the same shape (13.8 M parameters) on the same random tokens with bf16 autocast, fused AdamW and clipping,
+each in its best settings. litgpt pins other versions of shared packages, so it runs as a worker of the interpreter that
 --litgpt-python names.
 """
 

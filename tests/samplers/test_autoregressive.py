@@ -29,7 +29,7 @@ def make(position: str = "rope", spread: float = 0.5) -> LanguageModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def run(
@@ -148,18 +148,16 @@ def test_ended_rows_stay_ended_and_all_ended_stops() -> None:
 
 def test_beam_search_with_enough_beams_finds_the_best_of_all() -> None:
     model = make(spread=0.3)
-    prompt, length, vocab = [3, 1], 3, VOCAB
-    best = None
-    for ids in itertools.product(range(vocab - 1), repeat=length - 1):
-        log_p = model(torch.tensor([[*prompt, *ids]]), mask=Causal())[0].log_softmax(-1)
-        total = sum(float(log_p[len(prompt) - 1 + i, t]) for i, t in enumerate(ids))
-        for last in range(vocab):
-            value = total + float(log_p[-1, last])
-            if best is None or value > best[0]:
-                best = (value, (*ids, last))
-    found = beam_search(model, prompt, beams=vocab**2, max_new_tokens=length, eos_id=VOCAB, length_penalty=0.0)
-    assert best is not None and found[0].ids == best[1]
-    assert found[0].log_probability == pytest.approx(best[0], abs=1e-4)
+    prompt, length = [3, 1], 3
+    continuations = torch.tensor(list(itertools.product(range(VOCAB), repeat=length)))
+    sequences = torch.cat((torch.tensor([prompt]).expand(len(continuations), -1), continuations), 1)
+    with torch.no_grad():
+        log_p = model(sequences, mask=Causal()).log_softmax(-1)[:, len(prompt) - 1 : -1]
+    totals = log_p.gather(2, continuations[..., None])[..., 0].sum(1)
+    no_end = VOCAB  # outside the vocabulary, so that every continuation has the full length
+    found = beam_search(model, prompt, beams=VOCAB**2, max_new_tokens=length, eos_id=no_end, length_penalty=0.0)
+    assert list(found[0].ids) == continuations[totals.argmax()].tolist()
+    assert found[0].log_probability == pytest.approx(float(totals.max()), abs=1e-4)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])

@@ -64,9 +64,9 @@ def generate(rows: list[list[int]], stops: list[str]) -> tuple[list[Generation],
 
 
 def test_rows_end_by_stop_by_end_of_sequence_and_by_length() -> None:
-    rows = [list(b"one STOP two"), [*b"abc", 256], list("añ€".encode())]
+    rows = [list(b"one STOP two"), [*b"abc", 256], list("añ€ añ€ añ€".encode())]
     generations, shown = generate(rows, ["STOP"])
-    assert [(g.text, g.reason) for g in generations] == [("one ", "stop"), ("abc", "eos"), ("añ€", "length")]
+    assert [(g.text, g.reason) for g in generations] == [("one ", "stop"), ("abc", "eos"), ("añ€ añ€ añ€", "length")]
     assert len(generations[1].ids) == 4 == len(generations[1].log_probabilities)
     for row, generation in enumerate(generations):
         assert "".join(text for at, text in shown if at == row) == generation.text

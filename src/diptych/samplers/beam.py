@@ -52,22 +52,26 @@ def beam_search(
         log_p = logits.float().log_softmax(-1) + torch.tensor([[score] for _, score in live], device=device)
         best = log_p.flatten().topk(min(2 * beams, log_p.numel()))
         rows, grown = [], []
-        for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(index, log_p.shape[1])
             sequence = (*live[row][0], token)
-            if token == eos_id:
-                finished.append(Hypothesis(sequence, score, score / step**length_penalty))
+            if token == eos_id or step == max_new_tokens:
+                # An end that is not among the likeliest beginnings would win by its shortness alone.
+                if rank < beams:
+                    finished.append(Hypothesis(sequence, score, score / step**length_penalty))
             elif len(grown) < beams:
                 rows.append(row)
                 grown.append((sequence, score))
         live = grown
         finished = sorted(finished, key=lambda h: -h.score)[:beams]
-        reachable = live[0][1] / step**length_penalty
-        if step == max_new_tokens or (len(finished) == beams and finished[-1].score >= reachable):
+        if step == max_new_tokens or _settled(finished, beams, live[0][1] / step**length_penalty):
             break
         cache.select(torch.tensor(rows, device=device))
         tokens = torch.tensor([[sequence[-1]] for sequence, _ in live], device=device)
         logits = model(tokens, mask=Causal(), cache=cache)[:, -1]
-    if len(finished) < beams:
-        finished += [Hypothesis(sequence, score, score / len(sequence) ** length_penalty) for sequence, score in live]
-    return sorted(finished, key=lambda h: -h.score)[:beams]
+    return finished
+
+
+def _settled(finished: list[Hypothesis], beams: int, reachable: float) -> bool:
+    """Whether no unfinished beginning can still enter the best."""
+    return len(finished) == beams and finished[-1].score >= reachable

@@ -121,11 +121,8 @@ def _streams(run: RunConfig, stores: tuple[TokenStore, TokenStore]) -> tuple[Seq
 
 
 def fit_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, out: Path) -> TransformerConfig:
-    """The network's configuration with a vocabulary for this tokenizer.
-
-    A vocabulary of 0 becomes the tokenizer's, rounded up to a multiple of 64, which matrix units prefer.
-    """
+    """The network's configuration with a vocabulary for this tokenizer; 0 becomes the tokenizer's own size."""
     if config.vocab_size == 0:
-        return replace(config, vocab_size=-(-tokenizer.vocab_size // 64) * 64)
+        return replace(config, vocab_size=tokenizer.vocab_size)
     check_vocabulary(config, tokenizer, out)
     return config
