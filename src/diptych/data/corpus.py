@@ -1,17 +1,19 @@
 """Which documents train, and which are held out?
 
 A document's side depends on a hash of its text alone: copies of one text never stand on both sides, and more data never
-moves a document.
+moves a document. A corpus of one text file has its last share held out.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from diptych.core.config import DataConfig
 from diptych.core.events import Handler, ignore
-from diptych.data.sources import Document, describe, read_documents
+from diptych.data.mixing import at_most, mix
+from diptych.data.sources import Document, describe, is_text_file, line_end_before, read_documents, text_file
 
 
 def fraction_of(text: str) -> float:
@@ -26,43 +28,58 @@ def is_heldout(text: str, share: float) -> bool:
 
 
 def training_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:
-    """The documents to learn from, at most `max_bytes` of them. Raises ValueError where there are none."""
+    """The documents to learn from in a mixed order, at most `max_bytes` of them. Raises ValueError where none is left."""
+    _check(config)
     share = config.heldout_fraction if config.heldout is None else 0.0
-    if not 0.0 <= share < 1.0:
-        raise ValueError(f"data.heldout_fraction={share} lies outside [0, 1)")
-    documents = read_documents(config.source, config.text_field, on_event)
-    kept = _at_most((d for d in documents if not is_heldout(d.text, share)), config.max_bytes)
-    return _some(kept, f"{describe(config)} holds no text to train on; name a source that holds some")
+    if (file := _only_file(config)) is not None and share:
+        kept = text_file(file, 0, line_end_before(file, 1 - share))
+    else:
+        kept = (d for d in _mixed(config, on_event) if not is_heldout(d.text, share))
+    return _some(at_most(kept, config.max_bytes), f"{describe(config)} holds no text to train on; name one that does")
 
 
 def heldout_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:
-    """The documents to score on. Raises ValueError where there are none."""
+    """The documents to score on, at most their share of `max_bytes`. Raises ValueError where there are none."""
+    _check(config)
     if config.heldout is not None:
         documents = read_documents([config.heldout], config.text_field, on_event)
-        return _some(documents, f"{config.heldout} holds no text to score on")
+        return _some(documents, f"{config.heldout} holds no text to score on; name a file that does in data.heldout")
     share = config.heldout_fraction
-    documents = (d for d in read_documents(config.source, config.text_field) if is_heldout(d.text, share))
+    if (file := _only_file(config)) is not None and share:
+        kept = text_file(file, line_end_before(file, 1 - share))
+    else:
+        kept = (d for d in _mixed(config, ignore) if is_heldout(d.text, share))
     message = (
         f"no document of {describe(config)} falls into the held-out share of {share:.0%}; "
         "raise data.heldout_fraction, or name a file to score on with data.heldout"
     )
     limit = None if config.max_bytes is None else max(1, round(config.max_bytes * share))
-    return _some(_at_most(documents, limit), message)
+    return _some(at_most(kept, limit), message)
 
 
 def all_documents(sources: Sequence[str], text_field: str, on_event: Handler = ignore) -> Iterator[Document]:
-    """Every document of the sources, as for scoring. Raises ValueError where there are none."""
+    """Every document of the sources in their own order, as for scoring. Raises ValueError where there are none."""
     documents = read_documents(sources, text_field, on_event)
     return _some(documents, f"{', '.join(sources)} holds no text to score")
 
 
-def _at_most(documents: Iterator[Document], size: int | None) -> Iterator[Document]:
-    for document in documents:
-        yield document
-        if size is not None:
-            size -= len(document.text)
-            if size <= 0:
-                return
+def _check(config: DataConfig) -> None:
+    if not 0.0 <= config.heldout_fraction < 1.0:
+        raise ValueError(f"data.heldout_fraction={config.heldout_fraction} lies outside [0, 1)")
+    if config.max_bytes is not None and config.max_bytes < 1:
+        raise ValueError(f"data.max_bytes={config.max_bytes} reads nothing; give a positive number, or leave it out")
+    if not config.source:
+        raise ValueError("data.source is empty; name files, folders, stdlib or hf:NAME")
+
+
+def _only_file(config: DataConfig) -> Path | None:
+    """The one text file that is the whole corpus, if it is one."""
+    path = Path(config.source[0])
+    return path if len(config.source) == 1 and is_text_file(path) else None
+
+
+def _mixed(config: DataConfig, on_event: Handler) -> Iterator[Document]:
+    return mix([read_documents([source], config.text_field, on_event) for source in config.source])
 
 
 def _some(documents: Iterator[Document], message: str) -> Iterator[Document]:

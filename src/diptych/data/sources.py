@@ -6,9 +6,13 @@ name. Every source gives documents, in an order that depends on nothing but the 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
+import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,11 @@ from typing import Any
 
 from diptych.core.config import DataConfig
 from diptych.core.events import Handler, Message, ignore
+
+PIECE = 1 << 24
+"""Bytes of a plain text file that make one document at most: what must fit into memory as text and as tokens."""
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,58 +61,127 @@ def _open(source: str, field: str, on_event: Handler) -> Iterator[Document]:
     raise FileNotFoundError(f"there is no file or folder {source}; data.source takes paths, stdlib, or hf:NAME")
 
 
+def is_text_file(path: Path) -> bool:
+    """Whether a path is a file that is read as plain text, not as records."""
+    return path.is_file() and not path.name.lower().endswith((*JSON_LINES, ".parquet"))
+
+
 def _file(path: Path, field: str) -> Iterator[Document]:
     name = path.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
+    if name.endswith(JSON_LINES):
         return _json_lines(path, field)
     if name.endswith(".parquet"):
         return _parquet(path, field)
-    return iter([Document(_decode(path.read_bytes(), path), str(path))])
+    return text_file(path)
 
 
-def _decode(data: bytes, path: Path) -> str:
-    """UTF-8 text. Raises ValueError naming the first byte that is none."""
+def text_file(path: Path, start: int = 0, end: int | None = None) -> Iterator[Document]:
+    """The bytes from `start` to `end` of a UTF-8 file: one document, or several of `PIECE` bytes cut at line ends.
+
+    Raises ValueError naming the first byte that is no text.
+    """
+    left = path.stat().st_size - start if end is None else end - start
+    with path.open("rb") as file:
+        file.seek(start)
+        at, data = start, b""
+        while left > 0 and (block := file.read(min(PIECE, left))):
+            left -= len(block)
+            data += block
+            cut = _end_of_line(data) if left > 0 else len(data)
+            yield Document(_decode(data[:cut], path, at), str(path))
+            at, data = at + cut, data[cut:]
+        if data:
+            yield Document(_decode(data, path, at), str(path))
+
+
+def line_end_before(path: Path, share: float) -> int:
+    """The offset of a line's end in a file near `share` of its bytes, or of a character's where no line is near."""
+    at = round(path.stat().st_size * share)
+    with path.open("rb") as file:
+        file.seek(max(0, at - PIECE))
+        data = file.read(min(PIECE, at))
+    return at - len(data) + _end_of_line(data)
+
+
+def _end_of_line(data: bytes) -> int:
+    """Where to cut bytes: after the last line, else before the last character that may be incomplete."""
+    if newline := data.rfind(b"\n") + 1:
+        return newline
+    for back in range(1, min(4, len(data)) + 1):
+        if data[-back] >= 0xC0:  # the first byte of a character of several bytes
+            return len(data) - back or len(data)
+    return len(data)
+
+
+def _decode(data: bytes, path: Path, at: int = 0) -> str:
+    """UTF-8 text of bytes that begin `at` in the file. Raises ValueError naming the first byte that is none."""
+    if at == 0 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path} is UTF-16; convert it first, for example with iconv -f utf-16 -t utf-8")
     if b"\0" in data:
-        raise ValueError(f"{path} is binary (byte 0 at offset {data.index(0)}), not text")
+        raise ValueError(f"{path} is binary (byte 0 at offset {at + data.index(0)}), not text")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig" if at == 0 else "utf-8")
     except UnicodeDecodeError as error:
+        # The codec of files with a mark counts from behind the mark.
+        offset = data.index(error.object) + error.start if isinstance(error.object, bytes) else error.start
         raise ValueError(
-            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; convert it first, "
-            f"for example with iconv -f latin1 -t utf-8"
+            f"{path} is not UTF-8: byte 0x{data[offset]:02x} at offset {at + offset}; convert it first, "
+            "for example with iconv -f latin1 -t utf-8"
         ) from None
 
 
 def _folder(folder: Path, field: str, on_event: Handler) -> Iterator[Document]:
-    """Every text file below, hidden ones left out; files that are no text are counted, not fatal."""
+    """Every text file below, hidden ones left out; files that are no text are counted, not fatal.
+
+    In the order of a hash of their paths, so that the start of a large folder is a mix of all of it.
+    """
     skipped = 0
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        if path.name.lower().endswith((".jsonl", ".jsonl.gz", ".ndjson", ".parquet")):
-            yield from _file(path, field)
-            continue
-        try:
-            text = _decode(path.read_bytes(), path)
-        except (ValueError, OSError):
-            skipped += 1
-            continue
-        yield Document(text, str(path))
+    for path in sorted(_visible(folder), key=lambda p: _hash(p.relative_to(folder).as_posix())):
+        if is_text_file(path):
+            try:
+                for _ in text_file(path):  # the whole of a file is checked before its first piece is used
+                    pass
+            except (ValueError, OSError):
+                skipped += 1
+                continue
+        yield from _file(path, field)
     if skipped:
         on_event(Message(text=f"{folder}: {skipped} files are no UTF-8 text and were left out", level="warning"))
 
 
+def _visible(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and (path := Path(root, name)).is_file():
+                yield path
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
 def _json_lines(path: Path, field: str) -> Iterator[Document]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: no valid JSON ({error})") from None
-            yield Document(_text_of(record, field, f"{path}, line {number}"), f"{path}:{number}")
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: no valid JSON ({error})") from None
+        yield Document(_text_of(record, field, f"{path}, line {number}"), f"{path}:{number}")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.suffix.lower() != ".gz":
+        with path.open("rb") as file:
+            yield from file
+        return
+    try:
+        with gzip.open(path, "rb") as compressed:
+            yield from compressed
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged gzip file ({error})") from None
 
 
 def _text_of(record: Any, field: str, place: str) -> str:
@@ -130,19 +208,22 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"reading {path} needs pyarrow; pip install 'diptych[data]'") from None
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no valid Parquet file ({error})") from None
-    if field not in file.schema_arrow.names:
-        raise ValueError(f"{path}: {_no_field(field, file.schema_arrow.names)}")
     row = 0
-    for batch in file.iter_batches(columns=[field]):
-        for value in batch.column(0).to_pylist():
-            row += 1
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{path}: column {field} holds {type(value).__name__}, not text")
-            yield Document(value or "", f"{path}:{row}")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(columns=[field]) if field in names else ():
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    if value is not None and not isinstance(value, str):
+                        raise TypeError(type(value).__name__)
+                    yield Document(value or "", f"{path}:{row}")
+    except TypeError as error:
+        raise ValueError(f"{path}: column {field} holds {error}, not text") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no valid Parquet file ({str(error).splitlines()[0]})") from None
+    if field not in names:
+        raise ValueError(f"{path}: {_no_field(field, names)}")
 
 
 def _hub_dataset(name: str, field: str) -> Iterator[Document]:

@@ -1,0 +1,71 @@
+"""The map of the review is complete: every item, its reference, its fast object and its test exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import diptych.reference
+from diptych.cli.main import main
+from diptych.cli.paper import read_items
+
+ROOT = Path(__file__).parent.parent
+ITEMS, PARTS = read_items()
+
+
+def test_every_item_of_the_review_is_there() -> None:
+    assert list(ITEMS) == ["table-1", "table-2", "table-3", "table-4", "equation-1", "equation-2", "figure-1"]
+    assert (ROOT / "docs" / "paper.toml").read_bytes() == (ROOT / "src" / "diptych" / "paper.toml").read_bytes()
+
+
+def resolve(target: str) -> object:
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_reference_fast_object_and_test_exist(name: str) -> None:
+    item = ITEMS[name]
+    assert callable(resolve(item.reference)) and callable(resolve(item.fast))
+    label = name.replace("-", " ")
+    assert label.capitalize() in (inspect.getdoc(resolve(item.reference)) or ""), "the docstring names its item"
+    path, _, function = item.test.partition("::")
+    defined = {node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert function in defined
+
+
+def test_every_function_of_the_reference_has_its_place() -> None:
+    named = {item.reference for item in ITEMS.values()} | set(PARTS.values())
+    found = set()
+    for module in pkgutil.iter_modules(diptych.reference.__path__, "diptych.reference."):
+        for name, value in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            if value.__module__ == module.name:
+                found.add(f"{module.name}:{name}")
+    assert found <= named, f"in neither an item nor [parts]: {found - named}"
+    for target in PARTS.values():
+        assert callable(resolve(target))
+
+
+def test_every_slip_is_in_the_document() -> None:
+    text = (ROOT / "docs" / "review.md").read_text()
+    for name, item in ITEMS.items():
+        assert f"### {name}" in text
+        assert bool(item.slip) == (
+            f"### {name}" in text and "**Slip.**" in text.split(f"### {name}")[1].split("### ")[0]
+        )
+
+
+def test_the_command_lists_shows_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ITEMS)
+    assert main(["paper", "show", "table-3"]) == 0
+    shown = capsys.readouterr().out
+    assert "def layer_norm" in shown and "Slip" in shown and "normalization.py" in shown
+    assert main(["paper", "show", "tabel-3"]) == 2
+    assert "did you mean table-3?" in capsys.readouterr().err
