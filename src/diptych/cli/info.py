@@ -50,14 +50,15 @@ def main(arguments: list[str]) -> int:
     context = options.context or config.max_length
     scores = 4 * config.n_layers * config.n_heads * config.head_width * context
     cache = cache_bytes_per_token(config, options.bytes_per_weight)
+    flops, memory = 2 * matmul_parameters(config) + scores, total * options.bytes_per_weight + cache * context
     record = {
         "model": options.model,
         "config": asdict(config),
         "parameters": {**parts, "total": total},
-        "forward_flops_per_token": 2 * matmul_parameters(config) + scores,
+        "forward_flops_per_token": flops,
         "cache_bytes_per_token": cache,
         "context": context,
-        "memory_bytes": total * options.bytes_per_weight + cache * context,
+        "memory_bytes": memory,
     }
     if options.json:
         print(json.dumps(record))
@@ -66,9 +67,7 @@ def main(arguments: list[str]) -> int:
     print(options.model)
     for name, count in [*parts.items(), ("total", total)]:
         print(f"  {name:<{width}}{count:>16,} parameters  {count / max(1, total):6.1%}")
-    print(
-        f"  {record['forward_flops_per_token'] / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens"
-    )
+    print(f"  {flops / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
     print(f"  {cache:,} bytes of key-value cache a token")
-    print(f"  {record['memory_bytes'] / 1e6:,.1f} MB for weights and cache of one sequence of {context:,} tokens")
+    print(f"  {memory / 1e6:,.1f} MB for weights and cache of one sequence of {context:,} tokens")
     return 0

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     given = [a for a in arguments[:1] if not a.startswith("-")]
     default = load_run(given[0]) if given else RunConfig()
     run = tyro.cli(
-        Annotated[RunConfig, tyro.conf.OmitSubcommandPrefixes],  # type: ignore[arg-type]
+        Annotated[RunConfig, tyro.conf.OmitSubcommandPrefixes],
         args=arguments[len(given) :],
         default=default,
         prog=f"diptych train {given[0] if given else 'RECIPE'}",

@@ -60,4 +60,5 @@ class Rng:
 
     def normal(self, purpose: str, sample_ids: Int[Tensor, " b"], *shape: int) -> Float[Tensor, "b ..."]:
         """Standard normal numbers, float64, of shape (b, *shape), by inversion of the distribution function."""
-        return torch.special.ndtri(self.uniform(purpose, sample_ids, *shape))
+        numbers: Tensor = torch.special.ndtri(self.uniform(purpose, sample_ids, *shape))
+        return numbers

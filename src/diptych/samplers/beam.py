@@ -51,7 +51,8 @@ def beam_search(
     for step in range(1, max_new_tokens + 1):
         log_p = logits.float().log_softmax(-1) + torch.tensor([[score] for _, score in live], device=device)
         best = log_p.flatten().topk(min(2 * beams, log_p.numel()))
-        rows, grown = [], []
+        rows: list[int] = []
+        grown: list[tuple[tuple[int, ...], float]] = []
         for rank, (score, index) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(index, log_p.shape[1])
             sequence = (*live[row][0], token)

@@ -53,7 +53,7 @@ class Trainer:
             compile_blocks(self.model)
         objective = build_objective(self.run, compiled=compiled)
         self.wrapped = distribute(LossModule(self.model, objective), world, self.run.train.distributed)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = Optimizer(self.model, self.run.optim)
         decay = self.run.train.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
@@ -190,6 +190,9 @@ class Trainer:
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loss = loss_of(self.wrapped, batch.to(self.device), self.rng.fold("evaluation"))
                 total, count, n_bytes = total + float(loss.total), count + loss.count, n_bytes + batch.n_bytes
+        if isinstance(self.wrapped, torch.distributed.fsdp.FSDPModule):
+            # Only a backward pass lets go of the root's gathered weights, and these may be the average's.
+            self.wrapped.reshard()
         total, terms, length = self.world.sums([total, count, n_bytes])
         return total / terms, total / math.log(2) / length if length else None
 

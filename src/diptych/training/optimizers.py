@@ -5,7 +5,7 @@ Fused AdamW with decoupled weight decay on matrices only, or Muon on the blocks'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 import torch
@@ -20,7 +20,7 @@ class Optimizer:
     """The optimizers of a run under one learning-rate factor, with a state that is plain named tensors."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        self.names = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.parts = _build(model, config)
         self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
@@ -90,7 +90,7 @@ def place(target: Tensor, source: Tensor) -> None:
     target.copy_(source)
 
 
-def clip_and_scale(parameters: list[nn.Parameter], scale: float, clip_norm: float) -> float:
+def clip_and_scale(parameters: Sequence[Tensor], scale: float, clip_norm: float) -> float:
     """Multiply all gradients by `scale`, then clip their common norm; returns the norm before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     total = torch.nn.utils.get_total_norm(gradients)

@@ -61,14 +61,14 @@ def tensorboard(folder: Path) -> Handler:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ModuleNotFoundError("TensorBoard is not installed; pip install 'diptych[logging]'") from error
-    writer = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(folder)
 
     def handle(event: Event) -> None:
         record = record_of(event)
         for name, value in (record or {}).items():
             if isinstance(value, float) and record is not None:
-                writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])  # type: ignore[no-untyped-call]
+                writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
         if record is None:
-            writer.flush()  # type: ignore[no-untyped-call]
+            writer.flush()
 
     return handle
