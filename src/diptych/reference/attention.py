@@ -6,15 +6,16 @@ algorithms 4 and 5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from diptych.reference.softmax import softmax
+from diptych.reference.embedding import softmax
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Head:
     """Parameters of one head: W_q, W_k in R^{d_attn x d}, W_v in R^{d_mid x d}, and their biases."""
 
@@ -26,23 +27,9 @@ class Head:
     b_v: Float64[np.ndarray, " d_mid"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Heads:
-    """Parameters of H heads and of the map W_o in R^{d_out x H d_mid} that joins them."""
-
-    heads: tuple[Head, ...]
-    W_o: Float64[np.ndarray, "d_out h_d_mid"]
-    b_o: Float64[np.ndarray, " d_out"]
-
-
-def full_mask(l_z: int, l_x: int) -> Bool[np.ndarray, "l_z l_x"]:
-    """Everyone attends to everyone."""
-    return np.ones((l_z, l_x), dtype=bool)
-
-
-def causal_mask(l_x: int) -> Bool[np.ndarray, "l_x l_x"]:
+def causal_mask(l_z: int, l_x: int) -> Bool[np.ndarray, "l_z l_x"]:
     """Mask[t_z, t_x] = [t_z <= t_x]: no position attends to a later one."""
-    return np.triu(np.ones((l_x, l_x), dtype=bool))
+    return np.triu(np.ones((l_z, l_x), dtype=bool))
 
 
 def attention(
@@ -70,15 +57,17 @@ def attention(
 def mh_attention(
     X: Float64[np.ndarray, "d_x l_x"],
     Z: Float64[np.ndarray, "d_z l_z"],
-    W: Heads,
+    heads: Sequence[Head],
+    W_o: Float64[np.ndarray, "d_out h_d_mid"],
+    b_o: Float64[np.ndarray, " d_out"],
     Mask: Bool[np.ndarray, "l_z l_x"],
 ) -> Float64[np.ndarray, "d_out l_x"]:
-    """Attend in every head, stack what they gathered, and map it back.
+    """Table 4: attend in every head, stack what they gathered, and map it back.
 
     Input: X in R^{d_x x l_x}, the primary sequence; Z in R^{d_z x l_z}, the context.
     Output: V_tilde in R^{d_out x l_x}.
-    Parameters: W, the heads; Mask as for `attention`.
+    Parameters: the heads; W_o in R^{d_out x H d_mid} and b_o, which join them. Mask as for `attention`.
     """
-    Y = [attention(X, Z, head, Mask) for head in W.heads]
-    V_tilde = W.W_o @ np.concatenate(Y, axis=0) + W.b_o[:, None]
+    Y = [attention(X, Z, head, Mask) for head in heads]
+    V_tilde = W_o @ np.concatenate(Y, axis=0) + b_o[:, None]
     return np.asarray(V_tilde)

@@ -6,9 +6,8 @@ P from the tokens so far to the distribution of the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from jaxtyping import Float64
@@ -17,15 +16,15 @@ Model = Callable[[Sequence[int]], Float64[np.ndarray, " N_V"]]
 """P(. | x): the distribution over the vocabulary of the token that follows x."""
 
 
-def chain_rule(P: Model, x: Sequence[int], prompt: Sequence[int] = ()) -> float:
-    """P(x) = prod_t P(x[t] | x[1:t-1]), equation 1; given what comes before x, if there is a prompt.
+def chain_rule(x: Sequence[int], P: Model) -> float:
+    """Equation 1: P(x) = prod_t P(x[t] | x[1:t-1]).
 
-    Input: P, a model; x in V*, a sequence.
+    Input: x in V*, a sequence; P, a model.
     Output: the probability of x.
     """
     p = 1.0
     for t in range(len(x)):
-        p *= float(P([*prompt, *x[:t]])[x[t]])
+        p *= float(P(x[:t])[x[t]])
     return p
 
 
@@ -40,40 +39,42 @@ def greedy(p: Float64[np.ndarray, " N_V"]) -> int:
     return int(np.argmax(p))
 
 
-def generate(P: Model, x: Sequence[int], eos: int, u: Iterable[float]) -> Iterator[int]:
-    """x[t] ~ P(. | x[1:t-1]) for t = l+1, l+2, ... until x[t] = eos, equation 2.
+def generate(x: Sequence[int], P: Model, eos: int, l_max: int, u: Iterable[float]) -> list[int]:
+    """Equation 2: x[t] ~ P(. | x[1:t-1]) for t = l+1, l+2, ... until x[t] = eos.
 
-    Input: P, a model; x in V*, the prompt of l tokens; u, a uniform number for every token that may be drawn.
-    Output: the new tokens, the end of sequence included; fewer where the numbers run out.
+    Input: x in V*, the prompt of l tokens; P, a model; l_max, the length at which to stop in any case; u, a uniform
+    number for every token that may be drawn.
+    Output: the prompt and the new tokens, the end of sequence included.
     """
     x = list(x)
-    for u_t in u:
-        x_t = draw(P(x), u_t)
-        yield x_t
-        if x_t == eos:
-            return
-        x.append(x_t)
+    for _, u_t in zip(range(l_max - len(x)), u, strict=False):
+        x.append(draw(P(x), u_t))
+        if x[-1] == eos:
+            break
+    return x
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step of figure 1: the tokens so far, the k likeliest next ones, their probabilities, and the one drawn."""
+    """A step of figure 1: the tokens so far, the k likeliest next ones with their probabilities, and the one drawn."""
 
     x: tuple[int, ...]
     candidates: tuple[int, ...]
-    p: tuple[float, ...]
-    choice: int
+    probabilities: tuple[float, ...]
+    chosen: int
 
 
-def next_token_steps(P: Model, x: Sequence[int], eos: int, u: Iterable[float], k: int) -> Iterator[Step]:
+def next_token_steps(x: Sequence[int], P: Model, eos: int, l_max: int, u: Iterable[float], k: int) -> list[Step]:
     """Figure 1: how a text grows, and between what the model chose.
 
     Input: as for `generate`; k, the number of candidates to show at every step, likeliest first.
     Output: a step for every new token.
     """
-    so_far = list(x)
-    for x_t in generate(P, x, eos, u):
-        p = P(so_far)
-        candidates = tuple(islice(np.argsort(-p, kind="stable").tolist(), k))
-        yield Step(x=tuple(so_far), candidates=candidates, p=tuple(float(p[v]) for v in candidates), choice=x_t)
-        so_far.append(x_t)
+    steps = []
+    whole = generate(x, P, eos, l_max, u)
+    for t in range(len(x), len(whole)):
+        p = P(whole[:t])
+        likeliest = tuple(np.argsort(-p, kind="stable").tolist()[:k])
+        probabilities = tuple(float(p[v]) for v in likeliest)
+        steps.append(Step(x=tuple(whole[:t]), candidates=likeliest, probabilities=probabilities, chosen=whole[t]))
+    return steps

@@ -1,4 +1,8 @@
-"""How is a vector brought to one scale? Review table 3 (Ba et al. 2016; *Formal Algorithms*, algorithm 6)."""
+"""How is a vector brought to one scale?
+
+Review table 3 (Ba et al. 2016; *Formal Algorithms*, algorithm 6), and its root-mean-square form (Zhang and Sennrich
+2019).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ def layer_norm(
     beta: Float64[np.ndarray, " d_e"],
     epsilon: float = 1e-5,
 ) -> Float64[np.ndarray, " d_e"]:
-    """Mean zero and variance one, then scaled and shifted, elementwise.
+    """Table 3: mean zero and variance one, then scaled and shifted, elementwise.
 
     Input: e in R^{d_e}, the vector of a position.
     Output: e_hat in R^{d_e}.
@@ -23,3 +27,12 @@ def layer_norm(
     v = sum((e[i] - m) ** 2 for i in range(d_e)) / d_e
     e_hat = (e - m) / np.sqrt(v + epsilon) * gamma + beta
     return np.asarray(e_hat)
+
+
+def rms_norm(
+    e: Float64[np.ndarray, " d_e"], gamma: Float64[np.ndarray, " d_e"], epsilon: float = 1e-5
+) -> Float64[np.ndarray, " d_e"]:
+    """Mean square one, then scaled: layer normalization without the mean (Zhang and Sennrich 2019, equation 4)."""
+    d_e = len(e)
+    v = sum(e[i] ** 2 for i in range(d_e)) / d_e
+    return np.asarray(e / np.sqrt(v + epsilon) * gamma)
