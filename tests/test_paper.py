@@ -69,3 +69,5 @@ def test_the_command_lists_shows_and_refuses(capsys: pytest.CaptureFixture[str])
     assert "def layer_norm" in shown and "Slip" in shown and "normalization.py" in shown
     assert main(["paper", "show", "tabel-3"]) == 2
     assert "did you mean table-3?" in capsys.readouterr().err
+    assert main(["paper", "show"]) == 2
+    assert "table-1" in capsys.readouterr().err

@@ -53,8 +53,10 @@ def main(arguments: list[str]) -> int:
     if options.action == "list":
         _list(items)
         return 0
+    if options.item is None:
+        raise ValueError(f"name the item to show: {', '.join(items)}")
     if options.item not in items:
-        near = difflib.get_close_matches(str(options.item or ""), items, 1)
+        near = difflib.get_close_matches(options.item, items, 1)
         hint = f"did you mean {near[0]}?" if near else f"items: {', '.join(items)}"
         raise ValueError(f"the review has no item {options.item} here; {hint}")
     _show(options.item, items[options.item])
@@ -68,7 +70,7 @@ def _list(items: dict[str, Item]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("item", "title", "reference", "fast"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # names are there to be copied, so none is cut
     for name, item in items.items():
         table.add_row(name, item.title, item.reference.removeprefix("diptych."), item.fast.removeprefix("diptych."))
     Console(highlight=False).print(table)
