@@ -48,19 +48,19 @@ SENTENCE = "Sun rises from the east"
 
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
-OVERHEAD = 0.34
+OVERHEAD = 0.25
 """Share of the budget for everything but the training steps: compiling, tokenizing, scoring, yardsticks, drawing."""
 
 FEWEST_STEPS, MOST_STEPS = 20, 20_000
 
 
 def review_run(out: Path, seed: int) -> RunConfig:
-    """The experiment of the review: five million parameters on Python's own library."""
+    """The experiment of the review: a small Llama-like network on Python's own library."""
     return RunConfig(
         out=str(out / "run"),
-        model=TransformerConfig(d_model=256, n_layers=6, n_heads=4, n_kv_heads=2, max_length=256),
-        data=DataConfig(source=("stdlib",), sequence_length=256),
-        tokenizer=TokenizerConfig(vocab_size=4096),
+        model=TransformerConfig(d_model=192, n_layers=4, n_heads=3, max_length=512),
+        data=DataConfig(source=("stdlib",), sequence_length=512),
+        tokenizer=TokenizerConfig(vocab_size=2048),
         optim=OptimConfig(
             name="muon",
             lr=3e-3,
@@ -71,7 +71,7 @@ def review_run(out: Path, seed: int) -> RunConfig:
             final_lr_fraction=0.02,
             warmup_steps=10,
         ),
-        train=TrainConfig(seed=seed, batch_size=32, eval_every=0, save_every=25, eval_sequences=64),
+        train=TrainConfig(seed=seed, batch_size=4, eval_every=500, save_every=250, eval_sequences=32),
     )
 
 
@@ -111,19 +111,27 @@ class Review:
             return adapter.validate_python(kept.value)
         start = time.perf_counter()
         value = compute()
-        self.seconds[name] = time.perf_counter() - start
-        kept_value = {"seconds": self.seconds[name], "value": adapter.dump_python(value, mode="json")}
-        write_text(path, json.dumps(kept_value) + "\n")
+        self._keep(name, time.perf_counter() - start, adapter.dump_python(value, mode="json"))
         return value
+
+    def _took(self, name: str, seconds: float) -> None:
+        """How long a stage took that keeps its own results; one that a resumed review finds done took what it took."""
+        if (self.out / "stages" / f"{name}.json").is_file():
+            self.stage(name, type(None), lambda: None)
+        else:
+            self._keep(name, seconds, None)
+
+    def _keep(self, name: str, seconds: float, value: Any) -> None:
+        self.seconds[name] = seconds
+        kept = {"seconds": seconds, "value": value}
+        write_text(self.out / "stages" / f"{name}.json", json.dumps(kept) + "\n")
 
     def run(self) -> Path | None:
         """The finished page's path, or None where the training was interrupted."""
         world = World(0, 1, choose_device("auto"))
         start = time.perf_counter()
         experiment = prepare(review_run(self.out, self.seed), world, self.on_event)
-        preparing = time.perf_counter() - start
-        self.stage("prepare", float, lambda: preparing)
-        self.seconds["prepare"] = max(preparing, self.seconds["prepare"])
+        self._took("prepare", time.perf_counter() - start)
         if not self._train(experiment, world):
             return None
         return self._report(experiment, world)
@@ -131,22 +139,22 @@ class Review:
     def _train(self, experiment: Experiment, world: World) -> bool:
         """Train for as many steps as fit into the budget; the number is decided once and kept."""
         if (self.out / "stages" / "train.json").is_file():
-            self.stage("train", int, lambda: 0)
+            self.stage("plan", int, lambda: 0)
+            self._took("train", 0.0)
             return True
         start = time.perf_counter()
         trainer = Trainer(experiment, world, self.on_event)
         self.on_event(Message(text="compiling, and measuring how long a step takes"))
         steps = self.stage("plan", int, lambda: self._steps(trainer))
-        experiment = replace(experiment, run=replace(experiment.run, train=replace(experiment.run.train, steps=steps)))
-        trainer.run, trainer.steps = experiment.run, steps
+        trainer.run = replace(experiment.run, train=replace(experiment.run.train, steps=steps))
+        trainer.steps = steps
         if not train_experiment(trainer):
             return False
-        self.stage("train", int, lambda: steps)
-        self.seconds["train"] = max(trainer.counters.seconds, time.perf_counter() - start)
+        self._took("train", max(trainer.counters.seconds, time.perf_counter() - start))
         return True
 
     def _steps(self, trainer: Trainer) -> int:
-        seconds = trainer.rehearse(4)
+        seconds = trainer.rehearse(30)
         return int(min(MOST_STEPS, max(FEWEST_STEPS, self.budget * (1 - OVERHEAD) / seconds)))
 
     def _report(self, experiment: Experiment, world: World) -> Path:

@@ -1,0 +1,90 @@
+"""The review from end to end on a small text: it is written, it resumes, and it refuses to mix two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
+from diptych.core.events import Event, Stepped
+from diptych.report import review
+from diptych.report.results import load_results
+
+
+@pytest.fixture(autouse=True)
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    draw = random.Random(0)
+    for index in range(80):
+        words = draw.choices(["sun", "moon", "star", "rises", "sets", "from", "the", "east", "west"], k=200)
+        (texts / f"{index}.txt").write_text(" ".join(words))
+
+    def small(out: Path, seed: int) -> RunConfig:
+        return RunConfig(
+            out=str(out / "run"),
+            model=TransformerConfig(d_model=32, n_layers=2, n_heads=2, max_length=64),
+            data=DataConfig(source=(str(texts),), sequence_length=64, heldout_fraction=0.2),
+            tokenizer=TokenizerConfig(vocab_size=300),
+            train=TrainConfig(seed=seed, batch_size=4, eval_every=20, save_every=10, eval_sequences=8, compile="off"),
+        )
+
+    monkeypatch.setattr(review, "review_run", small)
+    monkeypatch.setattr(review, "MOST_STEPS", 60)
+    monkeypatch.setattr(review, "FEWEST_STEPS", 60)
+
+
+def make(out: Path, on_event: object = lambda event: None, **changes: object) -> review.Review:
+    options = {"budget_seconds": 30.0, "seed": 1, "command": "diptych review", **changes}
+    return review.Review(out, on_event=on_event, **options)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 25:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = make(tmp_path / "whole").run()
+    assert whole is not None and whole.is_file()
+    assert make(tmp_path / "parts", interrupt).run() is None
+    assert not (tmp_path / "parts" / "index.html").exists()
+    assert make(tmp_path / "parts").run() is not None
+    results = [load_results(tmp_path / name / "results.json") for name in ("whole", "parts")]
+    assert results[0].score == results[1].score
+    assert results[0].samples == results[1].samples and results[0].next_token == results[1].next_token
+    losses = [[point.loss for point in result.training] for result in results]
+    assert losses[0] == losses[1] and len(losses[0]) == 60
+    names = [stage.name for stage in results[1].stages]
+    assert names == [stage.name for stage in results[0].stages]
+    assert {row.name for row in results[0].yardsticks} >= {"xz -9e", "primed xz -9e", "5-gram"}
+    for section in ("transformer", "generation", "samples", "tokenization", "training", "likelihood", "method"):
+        assert f'id="{section}"' in whole.read_text()
+
+
+def test_a_finished_review_is_only_drawn_again(tmp_path: Path) -> None:
+    make(tmp_path / "r").run()
+    before = json.loads((tmp_path / "r" / "results.json").read_text())
+    steps: list[Event] = []
+    make(tmp_path / "r", lambda event: steps.append(event) if isinstance(event, Stepped) else None).run()
+    after = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert not steps
+    assert {**before, "created": "", "machine": ""} == {**after, "created": "", "machine": ""}
+
+
+def test_a_review_of_another_budget_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "r")
+    for changes in ({"budget_seconds": 60.0}, {"seed": 2}):
+        with pytest.raises(ValueError, match="another budget or seed"):
+            make(tmp_path / "r", **changes)
+
+
+def test_the_real_review_is_a_valid_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    run = review.review_run(tmp_path, 3)
+    assert run.data.source == ("stdlib",) and run.data.sequence_length <= run.model.max_length
+    assert dataclasses.asdict(run)["train"]["seed"] == 3

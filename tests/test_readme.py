@@ -1,0 +1,52 @@
+"""What the documents promise exists: every command, option and target that the README names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diptych.cli.main import COMMANDS
+from diptych.presets import load_run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", README, re.MULTILINE)))
+
+
+def test_there_are_calls_for_every_command_but_review() -> None:
+    assert {shlex.split(call)[0] for call in CALLS} | {"review"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_option_of_a_call_is_known(call: str) -> None:
+    words = shlex.split(call)
+    help_text = subprocess.run(
+        [sys.executable, "-m", "diptych", words[0], "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for word in words[1:]:
+        if word.startswith("--"):
+            assert word.replace("_", "-") in help_text, word
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.toml")))
+def test_every_recipe_is_valid(recipe: str) -> None:
+    load_run(str(ROOT / "recipes" / recipe))
+
+
+def test_the_recipe_in_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "r.toml").write_text(text)
+    run = load_run(str(tmp_path / "r.toml"))
+    assert run.model.n_layers == 6 and run.model.d_model == 128 and run.optim.name == "muon"
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
+    for target in set(re.findall(r"make (\w+)", documents)) - {"or"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
