@@ -28,14 +28,16 @@ def is_heldout(text: str, share: float) -> bool:
 
 
 def training_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:
-    """The documents to learn from in a mixed order, at most `max_bytes` of them. Raises ValueError where none is left."""
+    """The documents to learn from in a mixed order, at most `max_bytes` of them. ValueError where none is left."""
     _check(config)
     share = config.heldout_fraction if config.heldout is None else 0.0
     if (file := _only_file(config)) is not None and share:
         kept = text_file(file, 0, line_end_before(file, 1 - share))
     else:
         kept = (d for d in _mixed(config, on_event) if not is_heldout(d.text, share))
-    return _some(at_most(kept, config.max_bytes), f"{describe(config)} holds no text to train on; name one that does")
+    return _some(
+        at_most(kept, config.max_bytes), f"{describe(config)} holds no text to train on; name a source that does"
+    )
 
 
 def heldout_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:

@@ -6,6 +6,7 @@ memory map. A JSON sidecar says what is in it; it is written last, so a store wi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.events import Handler, Progressed, ignore
+from diptych.core.events import Handler, Message, Progressed, ignore
 from diptych.core.files import replacing, write_text
 from diptych.data.sources import Document
 from diptych.tokenizers.base import Tokenizer, utf8
@@ -38,44 +39,85 @@ class TokenStore:
 
 
 def build_token_store(
-    documents: Callable[[], Iterable[Document]], tokenizer: Tokenizer, path: Path, on_event: Handler = ignore
+    documents: Callable[[], Iterable[Document]],
+    tokenizer: Tokenizer,
+    path: Path,
+    on_event: Handler = ignore,
+    *,
+    fingerprint: str = "",
 ) -> TokenStore:
     """The store at `path`.tokens, made from the documents if it is not there yet.
 
-    Memory stays bounded by one document. Raises ValueError where a store is damaged.
+    A store of another tokenizer, or of another `fingerprint` of the data, is made again. Memory stays bounded by one
+    document. Raises ValueError where a store is damaged.
     """
     data, sidecar = path.with_suffix(".tokens"), path.with_suffix(".json")
+    wanted = _fingerprint(tokenizer, fingerprint)
     if not sidecar.is_file():
-        _write(documents(), tokenizer, data, sidecar, on_event)
+        _write(documents(), tokenizer, path, wanted, on_event)
+    elif _read(sidecar, data).get("fingerprint") != wanted:
+        on_event(Message(text=f"{data} holds other data or another tokenizer's tokens and is made again"))
+        sidecar.unlink()
+        _write(documents(), tokenizer, path, wanted, on_event)
     return _open(data, sidecar, tokenizer)
 
 
-def _write(documents: Iterable[Document], tokenizer: Tokenizer, data: Path, sidecar: Path, on_event: Handler) -> None:
+def _fingerprint(tokenizer: Tokenizer, data: str) -> str:
+    digest = hashlib.blake2b(data.encode(), digest_size=16)
+    for token in range(tokenizer.vocab_size):
+        piece = tokenizer.token_bytes(token)
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+    return digest.hexdigest()
+
+
+def _write(
+    documents: Iterable[Document], tokenizer: Tokenizer, path: Path, fingerprint: str, on_event: Handler
+) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    n_documents = n_bytes = n_tokens = 0
-    end = np.array([tokenizer.eos_id], dtype)
-    with replacing(data) as temporary, temporary.open("wb") as file:
+    n_documents = n_bytes = n_tokens = reported = 0
+    end = np.array([tokenizer.eos_id], dtype).tobytes()
+
+    def report() -> None:
+        on_event(Progressed(what=f"tokenizing {path.name} text", done=n_bytes / 1e6, total=None, unit="MB"))
+
+    with replacing(path.with_suffix(".tokens")) as temporary, temporary.open("wb") as file:
         for document in documents:
             ids = tokenizer.encode(document.text).astype(dtype)
-            file.write(end.tobytes() + ids.tobytes())
+            file.write(end)
+            file.write(ids.tobytes())
             n_documents, n_tokens = n_documents + 1, n_tokens + 1 + len(ids)
             n_bytes += len(utf8(document.text))
-            on_event(Progressed(what=f"tokenizing {data.stem} text", done=n_bytes / 1e6, total=None, unit="MB"))
-        file.write(end.tobytes())
+            if n_bytes - reported >= 250_000:
+                reported = n_bytes
+                report()
+        file.write(end)
+    report()
     record = {"dtype": dtype.name, "n_tokens": n_tokens + 1, "n_documents": n_documents, "n_bytes": n_bytes}
-    write_text(sidecar, json.dumps(record) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps({**record, "fingerprint": fingerprint}) + "\n")
+
+
+def _read(sidecar: Path, data: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(sidecar.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError("its description is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(data, error) from None
+    return record
+
+
+def _damaged(data: Path, error: Exception) -> ValueError:
+    return ValueError(f"the token store {data} is damaged ({error}); delete {data.parent} to make it again")
 
 
 def _open(data: Path, sidecar: Path, tokenizer: Tokenizer) -> TokenStore:
+    record = _read(sidecar, data)
     try:
-        record = json.loads(sidecar.read_bytes())
         tokens = np.memmap(data, np.dtype(record["dtype"]), "r")
         if len(tokens) != record["n_tokens"]:
             raise ValueError(f"{len(tokens)} tokens instead of {record['n_tokens']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the token store {data} is damaged ({error}); delete {data.parent} to make it again"
-        ) from None
+        raise _damaged(data, error) from None
     lengths = [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
     for special in tokenizer.special_tokens.values():
         lengths[special] = 0

@@ -104,8 +104,8 @@ def line_end_before(path: Path, share: float) -> int:
 
 
 def _end_of_line(data: bytes) -> int:
-    """Where to cut bytes: after the last line, else before the last character that may be incomplete."""
-    if newline := data.rfind(b"\n") + 1:
+    """Where to cut bytes: after a line in their last tenth, else before the last character, which may be incomplete."""
+    if newline := data.rfind(b"\n", len(data) * 9 // 10) + 1:
         return newline
     for back in range(1, min(4, len(data)) + 1):
         if data[-back] >= 0xC0:  # the first byte of a character of several bytes
@@ -119,11 +119,11 @@ def _decode(data: bytes, path: Path, at: int = 0) -> str:
         raise ValueError(f"{path} is UTF-16; convert it first, for example with iconv -f utf-16 -t utf-8")
     if b"\0" in data:
         raise ValueError(f"{path} is binary (byte 0 at offset {at + data.index(0)}), not text")
+    mark = len(codecs.BOM_UTF8) if at == 0 and data.startswith(codecs.BOM_UTF8) else 0
     try:
-        return data.decode("utf-8-sig" if at == 0 else "utf-8")
+        return data[mark:].decode()
     except UnicodeDecodeError as error:
-        # The codec of files with a mark counts from behind the mark.
-        offset = data.index(error.object) + error.start if isinstance(error.object, bytes) else error.start
+        offset = mark + error.start
         raise ValueError(
             f"{path} is not UTF-8: byte 0x{data[offset]:02x} at offset {at + offset}; convert it first, "
             "for example with iconv -f latin1 -t utf-8"
@@ -216,10 +216,8 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
                 for value in batch.column(0).to_pylist():
                     row += 1
                     if value is not None and not isinstance(value, str):
-                        raise TypeError(type(value).__name__)
+                        raise ValueError(f"{path}: column {field} holds {type(value).__name__}, not text")
                     yield Document(value or "", f"{path}:{row}")
-    except TypeError as error:
-        raise ValueError(f"{path}: column {field} holds {error}, not text") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no valid Parquet file ({str(error).splitlines()[0]})") from None
     if field not in names:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from diptych.core.events import Handler, Message, Progressed, ignore
@@ -44,14 +44,28 @@ def train_bpe(
 def count_chunks(texts: Iterable[str], max_bytes: int | None, on_event: Handler) -> Counter[str]:
     """How often each chunk of the split occurs in the first `max_bytes` of the texts."""
     counts: Counter[str] = Counter()
-    size = 0
-    for text in texts:
+    size = reported = 0
+    for text in first_bytes(texts, max_bytes):
         counts.update(GPT2_SPLIT.findall(text))
-        size += len(text)
-        on_event(Progressed(what="reading text for the tokenizer", done=size / 1e6, total=None, unit="MB"))
-        if max_bytes is not None and size >= max_bytes:
-            break
+        size += len(utf8(text))
+        if size - reported >= 250_000:
+            reported = size
+            on_event(Progressed(what="reading text for the tokenizer", done=size / 1e6, total=None, unit="MB"))
     return counts
+
+
+def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
+    """The texts up to `size` bytes of UTF-8, the last one cut at a character; None: all."""
+    left = size
+    for text in texts:
+        if left is None:
+            yield text
+            continue
+        data = utf8(text[:left])  # a character has at least a byte
+        yield data[:left].decode("utf-8", "ignore")
+        left -= len(data)
+        if left <= 0:
+            return
 
 
 def _learn(chunks: Counter[str], n_merges: int, on_event: Handler) -> list[Pair]:

@@ -30,6 +30,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         case "byte":
             return ByteTokenizer()
         case "character" if isinstance(values.get("alphabet"), str):
-            return CharacterTokenizer(values["alphabet"])
+            return _character(values["alphabet"], path)
         case kind:
-            raise ValueError(f"{path}: tokenizer kind {kind!r} is unknown or incomplete")
+            raise ValueError(f"{path}: tokenizer kind {str(kind)[:60]!r} is unknown or incomplete")
+
+
+def _character(alphabet: str, path: Path) -> CharacterTokenizer:
+    try:
+        return CharacterTokenizer(alphabet)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None

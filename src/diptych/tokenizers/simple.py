@@ -35,9 +35,16 @@ class ByteTokenizer(VocabularyOfBytes):
 
 @final
 class CharacterTokenizer(VocabularyOfBytes):
-    """One token a character of `alphabet`; characters outside it fall back to their bytes, tokens 0 to 255."""
+    """One token a character of `alphabet`; characters outside it fall back to their bytes, tokens 0 to 255.
+
+    Raises ValueError for an alphabet that names a character twice, or half of one (a surrogate).
+    """
 
     def __init__(self, alphabet: str) -> None:
+        if len(set(alphabet)) < len(alphabet):
+            raise ValueError("the alphabet names a character twice")
+        if any("\ud800" <= character <= "\udfff" for character in alphabet):
+            raise ValueError("the alphabet holds a surrogate, which is no character")
         self.alphabet = alphabet
         self.pieces = [bytes([i]) for i in range(256)] + [utf8(c) for c in alphabet] + [EOS.encode()]
         self.ids = {character: (256 + i,) for i, character in enumerate(alphabet)}

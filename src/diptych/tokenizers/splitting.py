@@ -5,7 +5,8 @@ from __future__ import annotations
 import regex
 
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Radford et al. 2019: contractions, words, numbers, other signs, white space."""
+"""Radford et al. 2019: contractions, words, numbers, other signs, white space. Characters that Unicode added lately
+may fall into another class than in a library built with an older table."""
 
 GPT2_SPLIT = regex.compile(GPT2_PATTERN)
 
@@ -21,7 +22,6 @@ def _letters() -> list[str]:
 
 
 BYTE_TO_LETTER = _letters()
-LETTER_TO_BYTE = {letter: byte for byte, letter in enumerate(BYTE_TO_LETTER)}
 BYTE_ORDER = sorted(range(256), key=BYTE_TO_LETTER.__getitem__)
 """The byte of each of the ids 0 to 255, in the order that Hugging Face gives them."""
 
@@ -29,8 +29,3 @@ BYTE_ORDER = sorted(range(256), key=BYTE_TO_LETTER.__getitem__)
 def to_letters(piece: bytes) -> str:
     """Bytes as GPT-2 writes them in vocabulary files."""
     return "".join(map(BYTE_TO_LETTER.__getitem__, piece))
-
-
-def from_letters(text: str) -> bytes:
-    """The bytes that letters stand for. Raises KeyError for a letter outside the table."""
-    return bytes(map(LETTER_TO_BYTE.__getitem__, text))
