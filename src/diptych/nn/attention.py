@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
+from diptych.nn.linear import Linear
 from diptych.nn.masks import Lowered
 from diptych.nn.positions import Rotation, rotate
 
@@ -88,8 +89,8 @@ class MultiHeadAttention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.kv_heads, config.head_width
         self.dropout = config.dropout
         heads = self.n_heads + 2 * self.n_kv_heads
-        self.input = nn.Linear(config.d_model, heads * self.d_head, bias=config.bias)
-        self.output = nn.Linear(self.n_heads * self.d_head, config.d_model, bias=config.bias)
+        self.input = Linear(config.d_model, heads * self.d_head, bias=config.bias)
+        self.output = Linear(self.n_heads * self.d_head, config.d_model, bias=config.bias)
 
     def forward(
         self,
@@ -107,7 +108,7 @@ class MultiHeadAttention(nn.Module):
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
         mixed = attention(query, key, value, mask, dropout=dropout)
-        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _project_self(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.input(x).unflatten(-1, (-1, self.d_head))

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diptych.nn.linear import linear
+
 
 @final
 class TokenEmbedding(nn.Module):
@@ -40,4 +42,4 @@ class Unembedding(nn.Module):
 
 def unembed(states: Float[Tensor, "... d"], unembedding: Float[Tensor, "v d"]) -> Float[Tensor, "... v"]:
     """Logits W_u e; their softmax over the last dimension is the next-token distribution; review table 2."""
-    return F.linear(states, unembedding)
+    return linear(states, unembedding)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
+from diptych.nn.linear import Linear
 
 
 @final
@@ -24,8 +25,8 @@ class FeedForward(nn.Module):
         self.activation = config.feed_forward
         width = config.inner_width
         rows = 2 * width if self.activation == "swiglu" else width
-        self.input = nn.Linear(config.d_model, rows, bias=config.bias)
-        self.output = nn.Linear(width, config.d_model, bias=config.bias)
+        self.input = Linear(config.d_model, rows, bias=config.bias)
+        self.output = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         inner = self.input(x)
@@ -39,4 +40,4 @@ class FeedForward(nn.Module):
                 inner = F.gelu(inner)
             case "gelu_tanh":
                 inner = F.gelu(inner, approximate="tanh")
-        return self.output(inner)  # type: ignore[no-any-return]
+        return self.output(inner)
