@@ -88,7 +88,8 @@ def text_file(path: Path, start: int = 0, end: int | None = None) -> Iterator[Do
             left -= len(block)
             data += block
             cut = _end_of_line(data) if left > 0 else len(data)
-            yield Document(_decode(data[:cut], path, at), str(path))
+            if cut:
+                yield Document(_decode(data[:cut], path, at), str(path))
             at, data = at + cut, data[cut:]
         if data:
             yield Document(_decode(data, path, at), str(path))
@@ -109,7 +110,7 @@ def _end_of_line(data: bytes) -> int:
         return newline
     for back in range(1, min(4, len(data)) + 1):
         if data[-back] >= 0xC0:  # the first byte of a character of several bytes
-            return len(data) - back or len(data)
+            return len(data) - back
     return len(data)
 
 

@@ -79,7 +79,8 @@ def _refuse_unknown(values: dict[str, Any], path: Path) -> None:
     split = values.get("pre_tokenizer")
     if not isinstance(split, dict) or {**_BYTE_LEVEL, **split, "trim_offsets": True} != _BYTE_LEVEL:
         raise ValueError(f"{path}: pre_tokenizer {_kind(split)} is not supported, only ByteLevel with GPT-2's split")
-    for token in values.get("added_tokens") or []:
+    added = values.get("added_tokens") or []
+    for token in added if isinstance(added, list) else [added]:
         content = token.get("content") if isinstance(token, dict) else token
         if content != EOS:
             raise ValueError(f"{path}: added token {_brief(content)} is not supported, only {EOS}")

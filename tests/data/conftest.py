@@ -1,0 +1,30 @@
+"""A small corpus in a token store of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diptych.data.packing import TokenStore, build_token_store
+from diptych.data.sources import Document
+from diptych.tokenizers.base import Tokenizer
+from diptych.tokenizers.bpe_training import train_bpe
+
+TEXTS = [f"{'naïve 🙂 ' * (i % 4)}text number {i}{'!' * (i * i % 23)}\n" for i in range(37)]
+
+MakeStore = Callable[..., TokenStore]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_bpe(TEXTS, 300)
+
+
+@pytest.fixture
+def make_store(tmp_path: Path, tokenizer: Tokenizer) -> MakeStore:
+    def make(texts: list[str] = TEXTS) -> TokenStore:
+        return build_token_store(lambda: [Document(text, "") for text in texts], tokenizer, tmp_path / "text")
+
+    return make
