@@ -108,7 +108,8 @@ class MultiHeadAttention(nn.Module):
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
         mixed = attention(query, key, value, mask, dropout=dropout)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return out
 
     def _project_self(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.input(x).unflatten(-1, (-1, self.d_head))

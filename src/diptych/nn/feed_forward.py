@@ -40,4 +40,5 @@ class FeedForward(nn.Module):
                 inner = F.gelu(inner)
             case "gelu_tanh":
                 inner = F.gelu(inner, approximate="tanh")
-        return self.output(inner)
+        out: Tensor = self.output(inner)
+        return out

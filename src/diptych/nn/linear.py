@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -47,45 +47,17 @@ def _kernel(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | None:
     """The product of a matrix of this type and a row, in float32; None where torch's own is the better choice."""
     if dtype not in (torch.float32, torch.bfloat16):
         return None
-    loop = _compiled()[0 if dtype == torch.float32 else 1]
+    from diptych.nn import kernels
+
+    if not kernels.worth_using(torch.get_num_threads()):
+        return None
+    is_wide = dtype == torch.float32
+    loop = kernels.of_float32 if is_wide else kernels.of_bfloat16
 
     def multiply(weight: Tensor, x: Tensor) -> Tensor:
         out = torch.empty(weight.shape[0], dtype=torch.float32)
-        words = weight.detach() if dtype == torch.float32 else weight.detach().view(torch.uint16)
+        words = weight.detach() if is_wide else weight.detach().view(torch.uint16)
         loop(words.numpy(), x.detach().float().reshape(-1).numpy(), out.numpy())
         return out
 
-    import numba
-
-    multiply(torch.zeros(2, 64, dtype=dtype), torch.zeros(64, dtype=dtype))
-    # Numba's last resort among its ways to start threads is slower than torch, and not safe to call from two threads.
-    return None if numba.threading_layer() == "workqueue" else multiply
-
-
-@cache
-def _compiled() -> tuple[Any, Any]:
-    """The two loops, for float32 and for bfloat16 as 16-bit words; compiled at their first use and kept on the disk."""
-    import numba
-    import numpy as np
-
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    options = {"parallel": True, "cache": True, "fastmath": {"reassoc", "contract", "nsz"}}
-
-    @numba.njit(**options)
-    def of_float32(weight: Any, x: Any, out: Any) -> None:
-        for row in numba.prange(weight.shape[0]):
-            total = np.float32(0.0)
-            for column in range(weight.shape[1]):
-                total += weight[row, column] * x[column]
-            out[row] = total
-
-    @numba.njit(**options)
-    def of_bfloat16(weight: Any, x: Any, out: Any) -> None:
-        for row in numba.prange(weight.shape[0]):
-            total = np.float32(0.0)
-            for column in range(weight.shape[1]):
-                # A bfloat16 is the upper half of a float32.
-                total += np.uint32(np.uint32(weight[row, column]) << np.uint32(16)).view(np.float32) * x[column]
-            out[row] = total
-
-    return of_float32, of_bfloat16
+    return multiply
