@@ -1,7 +1,7 @@
 """What does the folder of a run hold, and how is its model opened?
 
-`recipe.toml`, `config.json`, `tokenizer.json`, `model.safetensors` (the best weights so far), `metrics.jsonl`, `state/`
-(for going on with the training) and `samples/`.
+`recipe.toml`, `config.json`, `tokenizer.json`, `model.safetensors` (the best weights so far), `metrics.jsonl`, `data/`
+(the tokenized text) and `state/` (for going on with the training).
 """
 
 from __future__ import annotations

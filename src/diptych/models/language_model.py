@@ -107,7 +107,7 @@ class LanguageModel(nn.Module):
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
-        lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes)
+        lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes, device=x.device)
         if lowered.dense is not None and lowered.dense.is_floating_point():
             lowered = type(lowered)(dense=lowered.dense.to(self._matmul_dtype(h)))
         turn = self._rotation(positions, h)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.core.types import Mask
@@ -113,11 +113,19 @@ class Lowered:
     dense: Tensor | None = None
 
 
-def lower(mask: Mask, *, queries: int, keys: int, offset: Int[Tensor, " b"] | int, slopes: Tensor | None) -> Lowered:
+def lower(
+    mask: Mask,
+    *,
+    queries: int,
+    keys: int,
+    offset: Int[Tensor, " b"] | int,
+    slopes: Float[Tensor, " h"] | None = None,
+    device: torch.device | str = "cpu",
+) -> Lowered:
     """Choose the fastest form of `mask` for `queries` queries, the first at position `offset`, over `keys` keys.
 
-    `slopes` (h,) are ALiBi's; they turn the mask into an additive bias. `offset` is one number for all rows, or one
-    a row where a batch holds sequences of different lengths.
+    `slopes` are ALiBi's; they turn the mask into an additive bias. `offset` is one number for all rows, or one a row
+    where a batch holds sequences of different lengths. A dense form is made on `device`.
     """
     if slopes is None and not isinstance(offset, Tensor):
         if isinstance(mask, Full):
@@ -126,7 +134,6 @@ def lower(mask: Mask, *, queries: int, keys: int, offset: Int[Tensor, " b"] | in
             return Lowered()
         if isinstance(mask, Causal) and offset == 0 and queries == keys:
             return Lowered(causal=True)
-    device = offset.device if isinstance(offset, Tensor) else _device_of(mask, slopes)
     first = offset[:, None] if isinstance(offset, Tensor) else torch.tensor([[offset]], device=device)
     query = (first + torch.arange(queries, device=device))[:, :, None]
     key = torch.arange(keys, device=device)[None, None, :]
@@ -135,17 +142,3 @@ def lower(mask: Mask, *, queries: int, keys: int, offset: Int[Tensor, " b"] | in
         return Lowered(dense=allowed)
     bias = -slopes[:, None, None] * (query - key).abs()[:, None]
     return Lowered(dense=bias.masked_fill(~allowed, float("-inf")))
-
-
-def _device_of(mask: Mask, slopes: Tensor | None) -> torch.device:
-    """Where the tensors of a mask live; masks without tensors follow the slopes, or the default device."""
-    match mask:
-        case Documents(ids=ids):
-            return ids.device
-        case Keys(lengths=lengths):
-            return lengths.device
-        case Both(first=first, second=second) | Either(first=first, second=second):
-            device = _device_of(first, None)
-            return device if device.type != "cpu" else _device_of(second, slopes)
-        case _:
-            return torch.get_default_device() if slopes is None else slopes.device
