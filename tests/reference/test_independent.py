@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -94,6 +95,17 @@ def test_a_mask_leaks_nothing() -> None:
     assert np.abs(attention(X, X, W, Mask) - attention(X, X, W, Mask | True))[:, :7].min() > 0
 
 
+def test_the_bias_of_the_keys_cancels_and_that_of_the_values_is_added() -> None:
+    """b_k shifts all scores of a query alike, so the softmax loses it; weights that sum to one pass b_v through."""
+    rng = np.random.default_rng(7)
+    W = Head(*(rng.normal(size=shape) for shape in ((4, 6), (4,)) * 3))
+    X, Z, Mask = rng.normal(size=(6, 5)), rng.normal(size=(6, 7)), np.ones((7, 5), dtype=bool)
+    out = attention(X, Z, W, Mask)
+    np.testing.assert_allclose(attention(X, Z, replace(W, b_k=W.b_k + 3.0), Mask), out, **EXACT)
+    np.testing.assert_allclose(attention(X, Z, replace(W, b_v=W.b_v + 3.0), Mask), out + 3.0, **EXACT)
+    assert np.abs(attention(X, Z, replace(W, b_q=W.b_q + 3.0), Mask) - out).max() > 0.1
+
+
 def table_model(x: Sequence[int]) -> np.ndarray:
     """A distribution of its own for every prefix."""
     weights = np.random.default_rng([len(x), *x]).uniform(0.1, 1.0, N_V)
@@ -113,6 +125,9 @@ def test_draws_follow_the_distribution() -> None:
     counts = Counter(draw(p, (i + 0.5) / n) for i in range(n))
     assert [counts[v] / n for v in range(4)] == pytest.approx(p.tolist(), abs=1.5 / n)
     assert counts[1] == 0 and greedy(p) == 2
+    assert [draw(np.array([0.5, 0.5]), u) for u in (0.25, 0.5, 0.75)] == [0, 0, 1]
+    rounded_down = np.array([0.5, 0.5 - 1e-6])
+    assert draw(rounded_down, 1 - 1e-9) == 1  # a sum just short of one still ends within the vocabulary
 
 
 def test_equation_2_draws_sequences_as_often_as_equation_1_says() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 import numpy as np
 import pytest
 
 from diptych.reference.attention import Head, attention, causal_mask
 from diptych.reference.embedding import softmax, unembedding
+from diptych.reference.generation import chain_rule
 from diptych.reference.normalization import layer_norm
 
 ONES, ZEROS = np.ones(4), np.zeros(4)
@@ -76,3 +80,19 @@ def test_table_4_the_softmax_over_queries_would_let_the_future_leak() -> None:
         first.append(softmax(S.T).T[0, 0])
     assert abs(first[0] - first[1]) > 1e-3
     np.testing.assert_array_equal(attention(X, X, W, Mask)[:, :4], attention(changed, changed, W, Mask)[:, :4])
+
+
+def test_equation_2_a_condition_that_ends_elsewhere_is_no_chain_rule() -> None:
+    """Ending at t, the sequences of length 2 sum to 2.89; ending at t - 2, each has probability 0.25."""
+    following = np.array([[0.9, 0.1], [0.2, 0.8]])
+
+    def P(x: Sequence[int]) -> np.ndarray:
+        return following[x[-1]] if x else np.array([0.5, 0.5])
+
+    pairs = list(product(range(2), repeat=2))
+    right = [chain_rule(x, P) for x in pairs]
+    assert right == pytest.approx([0.45, 0.05, 0.1, 0.4], abs=1e-12)
+    late = [P(x[:1])[x[0]] * P(x)[x[1]] for x in pairs]
+    assert sum(late) == pytest.approx(2.89, abs=1e-12)
+    early = [P([])[x[0]] * P([])[x[1]] for x in pairs]
+    assert early == pytest.approx([0.25] * 4, abs=1e-12)

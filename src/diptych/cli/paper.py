@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import difflib
 import importlib
@@ -11,6 +10,11 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources, util
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from diptych.cli.common import parse
 
 DESCRIPTION = """The review as code: every table, equation and figure that exists here, with the reference in the
 paper's symbols, the fast object that the package runs, and the test that holds the two together.
@@ -19,6 +23,16 @@ examples:
   diptych paper
   diptych paper show table-4
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `diptych paper`."""
+
+    action: tyro.conf.Positional[Literal["list", "show"]] = "list"
+    """`list` all items, or `show` one."""
+    item: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[ITEM]", help_behavior_hint="")] = ""
+    """Name of the item to show, such as table-4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +57,12 @@ def read_items() -> tuple[dict[str, Item], dict[str, str]]:
 
 def main(arguments: list[str]) -> int:
     """Parse, then list or show."""
-    parser = argparse.ArgumentParser(
-        prog="diptych paper", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("action", nargs="?", choices=("list", "show"), default="list", help="list all, or show one")
-    parser.add_argument("item", nargs="?", help="name of the item to show, such as table-4")
-    options = parser.parse_args(arguments)
+    options = parse(Options, arguments, "paper", DESCRIPTION)
     items, _ = read_items()
     if options.action == "list":
         _list(items)
         return 0
-    if options.item is None:
+    if not options.item:
         raise ValueError(f"name the item to show: {', '.join(items)}")
     if options.item not in items:
         near = difflib.get_close_matches(options.item, items, 1)
@@ -69,10 +78,11 @@ def _list(items: dict[str, Item]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("item", "title", "reference", "fast"):
-        table.add_column(heading, overflow="fold")  # names are there to be copied, so none is cut
+    table.add_column("item", no_wrap=True)
+    # Names are there to be copied: below each other none is broken at 80 columns, and none is ever cut.
+    table.add_column("title, reference, fast", overflow="fold")
     for name, item in items.items():
-        table.add_row(name, item.title, item.reference.removeprefix("diptych."), item.fast.removeprefix("diptych."))
+        table.add_row(name, f"[bold]{item.title}[/bold]\n{item.reference}\n{item.fast}")
     Console(highlight=False).print(table)
 
 
@@ -87,10 +97,10 @@ def _show(name: str, item: Item) -> None:
         console.print(f"\nSlip, mended here: {item.slip}", style="yellow", markup=False)
     module, function = item.reference.split(":")
     source = inspect.getsource(getattr(importlib.import_module(module), function))
-    console.print(f"\n[bold]reference[/bold]  {item.reference}")
+    console.print(f"\n[bold]reference[/bold]  {item.reference}", soft_wrap=True)
     console.print(Syntax(source, "python", background_color="default", word_wrap=True))
-    console.print(f"[bold]fast[/bold]       {item.fast}  ({_place(item.fast)})")
-    console.print(f"[bold]test[/bold]       {item.test}")
+    console.print(f"[bold]fast[/bold]       {item.fast}  ({_place(item.fast)})", soft_wrap=True)
+    console.print(f"[bold]test[/bold]       {item.test}", soft_wrap=True)
 
 
 def _place(target: str) -> str:
