@@ -58,8 +58,8 @@ def review_run(out: Path, seed: int) -> RunConfig:
     """The experiment of the review: a small Llama-like network on Python's own library."""
     return RunConfig(
         out=str(out / "run"),
-        model=TransformerConfig(d_model=192, n_layers=4, n_heads=3, max_length=512),
-        data=DataConfig(source=("stdlib",), sequence_length=512),
+        model=TransformerConfig(d_model=192, n_layers=4, n_heads=3, max_length=256),
+        data=DataConfig(source=("stdlib",), sequence_length=256),
         tokenizer=TokenizerConfig(vocab_size=2048),
         optim=OptimConfig(
             name="muon",
@@ -71,7 +71,7 @@ def review_run(out: Path, seed: int) -> RunConfig:
             final_lr_fraction=0.02,
             warmup_steps=10,
         ),
-        train=TrainConfig(seed=seed, batch_size=4, eval_every=500, save_every=250, eval_sequences=32),
+        train=TrainConfig(seed=seed, batch_size=8, eval_every=500, save_every=250, eval_sequences=64),
     )
 
 
