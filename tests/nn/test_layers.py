@@ -82,12 +82,14 @@ def test_grouped_queries_equal_repeated_heads(queries: int, dense: bool) -> None
     torch.testing.assert_close(ours, expected, **CLOSE)
 
 
-def test_compiled_attention_equals_eager_for_every_mask() -> None:
+@pytest.mark.parametrize("length", [7, 150])
+def test_compiled_attention_equals_eager_for_every_mask(length: int) -> None:
     compiled = torch.compile(attention, dynamic=False)
     for heads in (2, 6):
-        query, key, value = torch.randn(2, 6, 7, 8), torch.randn(2, heads, 7, 8), torch.randn(2, heads, 7, 8)
-        triangle = torch.ones(7, 7, dtype=torch.bool).tril()[None, None]
-        bias = torch.randn(1, 6, 7, 7).masked_fill(~triangle, float("-inf"))
+        query = torch.randn(2, 6, length, 8)
+        key, value = torch.randn(2, 2, heads, length, 8)
+        triangle = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        bias = torch.randn(1, 6, length, length).masked_fill(~triangle, float("-inf"))
         for mask in (Lowered(), Lowered(causal=True), Lowered(dense=triangle), Lowered(dense=bias)):
             expected = attention(query, key, value, mask)
             torch.testing.assert_close(compiled(query, key, value, mask), expected, **CLOSE)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_ELEMENTS = 4 * 1024 * 1024
-"""Logits held at once: 16 MB in float32, which stays within the last-level cache of a desktop processor."""
+CHUNK_ELEMENTS = 8 * 1024 * 1024
+"""Logits held at once: 16 MB in bfloat16, which stays within the last-level cache of a desktop processor."""
 
 
 def _chunk_rows(vocab_size: int) -> int:
