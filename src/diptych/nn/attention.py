@@ -33,7 +33,7 @@ WRITTEN_OUT = 1024
 
 
 FEWEST_ROWS, MOST_BLOCKS = 64, 8
-"""Under a causal mask the written-out formula goes by blocks of at least so many queries, and at most so many blocks."""
+"""Under a causal mask the written-out formula goes by blocks: of at least so many queries, at most so many blocks."""
 
 
 def attention(
