@@ -176,7 +176,6 @@ class Review:
         )
         samples = self.stage("samples", tuple[measured.Sample, ...], lambda: self._samples(model, tokenizer))
         training, held, mfu = read_curves(experiment.out / METRICS)
-        config = asdict(model.config)
         results = measured.ReviewResults(
             version=__version__,
             created=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -184,29 +183,9 @@ class Review:
             seed=self.seed,
             budget_seconds=self.budget,
             mfu=mfu,
-            model=measured.ModelInfo(
-                parts=tuple(
-                    measured.PartSize(name=name.replace("_", "-"), parameters=count)
-                    for name, count in parameters_by_part(model.config).items()
-                ),
-                config={key: value for key, value in config.items() if not isinstance(value, dict)},
-            ),
-            tokenizer=measured.TokenizerInfo(
-                kind="byte-pair encoding",
-                vocab_size=tokenizer.vocab_size,
-                bytes_per_token=heldout.n_bytes / (heldout.n_tokens - heldout.n_documents - 1),
-                train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
-                example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
-            ),
-            data=measured.DataInfo(
-                name="Python's standard library",
-                train_documents=experiment.train.store.n_documents,
-                train_bytes=experiment.train.store.n_bytes,
-                train_tokens=experiment.train.store.n_tokens,
-                heldout_documents=heldout.n_documents,
-                heldout_bytes=heldout.n_bytes,
-                heldout_tokens=heldout.n_tokens,
-            ),
+            model=model_info(model.config),
+            tokenizer=tokenizer_info(experiment),
+            data=data_info(experiment),
             machine=machine_info(world.device, experiment.run.train.dtype),
             score=score,
             training=training,
@@ -243,3 +222,39 @@ class Review:
             measured.Sample(prompt=prompt, continuation=text.text, settings="temperature 0.8, top-p 0.95")
             for prompt, text in zip(PROMPTS, texts, strict=True)
         )
+
+
+def model_info(config: TransformerConfig) -> measured.ModelInfo:
+    """The network as the page shows it."""
+    parts = parameters_by_part(config).items()
+    return measured.ModelInfo(
+        parts=tuple(measured.PartSize(name=name.replace("_", "-"), parameters=count) for name, count in parts),
+        config={key: value for key, value in asdict(config).items() if not isinstance(value, dict)},
+    )
+
+
+def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
+    """The tokenizer, what it makes of the held-out text, and of the review's sentence."""
+    tokenizer, heldout = experiment.tokenizer, experiment.heldout.store
+    text_tokens = heldout.n_tokens - heldout.n_documents - 1
+    return measured.TokenizerInfo(
+        kind="byte-pair encoding",
+        vocab_size=tokenizer.vocab_size,
+        bytes_per_token=heldout.n_bytes / text_tokens,
+        train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
+        example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
+    )
+
+
+def data_info(experiment: Experiment) -> measured.DataInfo:
+    """The text on both sides of the split."""
+    train, heldout = experiment.train.store, experiment.heldout.store
+    return measured.DataInfo(
+        name="Python's standard library",
+        train_documents=train.n_documents,
+        train_bytes=train.n_bytes,
+        train_tokens=train.n_tokens,
+        heldout_documents=heldout.n_documents,
+        heldout_bytes=heldout.n_bytes,
+        heldout_tokens=heldout.n_tokens,
+    )
