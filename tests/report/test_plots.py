@@ -18,7 +18,8 @@ STYLE = Path(plots.__file__).parent / "templates" / "style.css"
 def test_the_curve_is_in_bits_per_byte_where_it_can_be(full: ReviewResults) -> None:
     axes = plots.training_curve(full).axes[0]
     assert axes.get_ylabel() == "bits per byte"
-    training, heldout, xz = axes.get_lines()
+    training, smooth, heldout, xz = axes.get_lines()
+    assert list(smooth.get_ydata()) == plots.running_mean([p.bits_per_byte for p in full.training])
     assert list(training.get_ydata()) == [p.bits_per_byte for p in full.training]
     assert list(training.get_xdata()) == [p.tokens / 1e6 for p in full.training]
     assert (heldout.get_xdata()[0], heldout.get_ydata()[0]) == (0.025, 0.15)
@@ -29,7 +30,7 @@ def test_the_curve_is_in_nats_where_bytes_are_unknown(full: ReviewResults) -> No
     points = (dataclasses.replace(full.training[0], bits_per_byte=None), *full.training[1:])
     axes = plots.training_curve(dataclasses.replace(full, training=points)).axes[0]
     assert axes.get_ylabel() == "nats a token"
-    assert len(axes.get_lines()) == 2, "a compressor has no nats a token"
+    assert len(axes.get_lines()) == 3, "a compressor has no nats a token"
     assert list(axes.get_lines()[0].get_ydata()) == [p.loss for p in points]
 
 
@@ -75,3 +76,13 @@ def test_text_can_be_read_in_both_schemes(scheme: int) -> None:
     for text, ground in [(t, g) for t in ("ink", "muted", "model") for g in ("page", "panel", "soft")]:
         pair = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
         assert (pair[0] + 0.05) / (pair[1] + 0.05) >= 4.5, (text, ground)
+
+
+def test_the_running_mean_equals_its_definition() -> None:
+    assert plots.running_mean([1.0, 5.0, 3.0]) == [1.0, 5.0, 3.0]
+    values = [float(i % 7) for i in range(160)]
+    smooth = plots.running_mean(values)
+    assert len(smooth) == 160
+    for i in (0, 1, 2, 80, 158, 159):
+        window = [values[j] for j in range(160) if abs(j - i) <= 2]
+        assert smooth[i] == pytest.approx(sum(window) / len(window))

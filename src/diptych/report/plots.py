@@ -69,7 +69,10 @@ def style() -> Iterator[None]:
 
 
 def training_curve(results: ReviewResults, *, narrow: bool = False) -> Figure:
-    """Loss against tokens, in bits per byte where all points have them: training, held-out, and the best compressor."""
+    """Loss against tokens, in bits per byte where all points have them: training, held-out, and the best compressor.
+
+    Every step is drawn faintly under its running mean.
+    """
     points, heldout = results.training, results.heldout
     in_bits = None not in [p.bits_per_byte for p in points] + [p.bits_per_byte for p in heldout]
     tokens_of = {p.step: p.tokens for p in points}
@@ -77,7 +80,9 @@ def training_curve(results: ReviewResults, *, narrow: bool = False) -> Figure:
     with style():
         figure, axes = _canvas(narrow, height=3.2)
         millions = [p.tokens / 1e6 for p in points]
-        axes.plot(millions, _losses(points, in_bits), color=PALETTE["model"], linewidth=1.4, label="training")
+        losses = _losses(points, in_bits)
+        axes.plot(millions, losses, color=PALETTE["model"], linewidth=0.6, alpha=0.3)
+        axes.plot(millions, running_mean(losses), color=PALETTE["model"], linewidth=1.4, label="training")
         if heldout:
             millions = [tokens_of.get(p.step, p.step * per_step) / 1e6 for p in heldout]
             dots: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 0, "clip_on": False}
@@ -90,6 +95,13 @@ def training_curve(results: ReviewResults, *, narrow: bool = False) -> Figure:
         axes.set_xlim(left=0)
         axes.legend(frameon=False, loc="upper right")
     return figure
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of about a fortieth of all values around each one: single steps are too noisy to read a trend from."""
+    half = len(values) // 80
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _losses(points: Sequence[CurvePoint | HeldoutPoint], in_bits: bool) -> list[float]:

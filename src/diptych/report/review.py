@@ -238,7 +238,7 @@ def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
     tokenizer, heldout = experiment.tokenizer, experiment.heldout.store
     text_tokens = heldout.n_tokens - heldout.n_documents - 1
     return measured.TokenizerInfo(
-        kind="byte-pair encoding",
+        kind=experiment.run.tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
         bytes_per_token=heldout.n_bytes / text_tokens,
         train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
