@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diptych.core.random import Rng
 
 
+@runtime_checkable
 class Mask(Protocol):
     """Which keys may each query attend to? A value: see `diptych.nn.masks` for the kinds."""
 
@@ -27,6 +28,7 @@ class Mask(Protocol):
         ...
 
 
+@runtime_checkable
 class Cache(Protocol):
     """Keys and values of the positions that a network has already read, one row a sequence."""
 
@@ -122,6 +124,7 @@ class Frame:
     info: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What an objective or a sampler may ask of a network."""
 
@@ -137,6 +140,7 @@ class Predictor(Protocol):
     ) -> Tensor: ...
 
 
+@runtime_checkable
 class TokenPredictor(Predictor, Protocol):
     """A predictor over a vocabulary whose last layer is linear, so that a loss need not hold all logits."""
 
@@ -165,6 +169,7 @@ class TokenPredictor(Predictor, Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The forward process of a paradigm and its loss."""
 
@@ -177,6 +182,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """The backward process of a paradigm."""
 

@@ -7,7 +7,7 @@ the review's table 4, with its slips mended: see docs/review.md). Key-value head
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from diptych.nn.masks import Lowered
 from diptych.nn.positions import Rotation, rotate
 
 
+@runtime_checkable
 class LayerCache(Protocol):
     """Remembers the keys and values of one layer."""
 
@@ -106,12 +107,12 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b q m"],
+        x: Float[Tensor, "b t m"],
         mask: Lowered,
         rotation: Rotation | None = None,
         context: Float[Tensor, "b k m"] | None = None,
         cache: LayerCache | None = None,
-    ) -> Float[Tensor, "b q m"]:
+    ) -> Float[Tensor, "b t m"]:
         if context is None:
             query, key, value = self._project_self(x, rotation)
         else:

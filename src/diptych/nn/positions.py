@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.core.config import RopeScaling
 
-Rotation = tuple[Float[Tensor, "#b t 1 d"], Float[Tensor, "#b t 1 d"]]
+Rotation = tuple[Float[Tensor, "#b t 1 d_head"], Float[Tensor, "#b t 1 d_head"]]
 """Cosines and sines for each position, the halves of the head width repeated."""
 
 
@@ -46,7 +46,7 @@ def rotation(positions: Int[Tensor, "#b t"], frequencies: Float[Tensor, " d_half
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Float[Tensor, "b t h d"], by: Rotation) -> Float[Tensor, "b t h d"]:
+def rotate(x: Float[Tensor, "b t h d_head"], by: Rotation) -> Float[Tensor, "b t h d_head"]:
     """Rotate each pair (x[i], x[i + d/2]) by its angle: the half-split layout of Llama's published weights."""
     cos, sin = by
     first, second = x.chunk(2, dim=-1)
