@@ -29,7 +29,8 @@ class Options:
     out: Path = Path("review")
     """Folder of the page, its figures and the trained run."""
     budget: str = "6m"
-    """Time for the whole job, as in 90s, 6m or 1h; training takes what the rest leaves."""
+    """Time for the whole job, as in 2m, 6m or 1h. Training takes what the rest leaves, which needs about 85 seconds on
+    two cores; a budget much smaller than two minutes cannot be kept."""
     seed: int = 0
     """Seed of weights, data order and samples."""
 

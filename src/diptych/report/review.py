@@ -48,10 +48,13 @@ SENTENCE = "Sun rises from the east"
 
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
-OVERHEAD = 0.25
-"""Share of the budget for everything but the training steps: compiling, tokenizing, scoring, yardsticks, drawing."""
+OVERHEAD_SECONDS = 85.0
+"""What everything but the training steps takes on two cores: compiling, tokenizing, scoring, yardsticks, drawing."""
 
-FEWEST_STEPS, MOST_STEPS = 20, 20_000
+LEAST_SHARE = 0.25
+"""Share of a small budget that goes to training all the same; the review then takes longer than its budget."""
+
+FEWEST_STEPS, MOST_STEPS = 20, 1_000_000
 
 
 def review_run(out: Path, seed: int) -> RunConfig:
@@ -155,7 +158,8 @@ class Review:
 
     def _steps(self, trainer: Trainer) -> int:
         seconds = trainer.rehearse(30)
-        return int(min(MOST_STEPS, max(FEWEST_STEPS, self.budget * (1 - OVERHEAD) / seconds)))
+        left = max(self.budget - OVERHEAD_SECONDS, self.budget * LEAST_SHARE)
+        return int(min(MOST_STEPS, max(FEWEST_STEPS, left / seconds)))
 
     def _report(self, experiment: Experiment, world: World) -> Path:
         model, tokenizer = load_model(experiment.out, device=world.device)
