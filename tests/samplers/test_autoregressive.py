@@ -32,6 +32,27 @@ def make(position: str = "rope", spread: float = 0.5) -> LanguageModel:
     return model.eval().requires_grad_(False)
 
 
+def hugging_face(model: LanguageModel) -> LlamaForCausalLM:
+    """Their Llama with our weights."""
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
+        )
+    ).eval()
+    theirs.load_state_dict(llama_weights(model))
+    return theirs
+
+
 def run(
     model: LanguageModel, prompts: list[list[int]], sampler: AutoregressiveSampler, **changes: object
 ) -> list[list[int]]:
@@ -75,22 +96,7 @@ def test_cached_greedy_generation_equals_uncached_token_for_token() -> None:
 
 def test_greedy_generation_equals_hugging_face() -> None:
     model = make()
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=EOS,
-            pad_token_id=EOS,
-        )
-    ).eval()
-    theirs.load_state_dict(llama_weights(model))
+    theirs = hugging_face(model)
     for prompt in ([1, 2, 3], [7, 7]):
         got = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
         assert run(model, [prompt], AutoregressiveSampler(temperature=0))[0] == got
@@ -163,22 +169,7 @@ def test_beam_search_with_enough_beams_finds_the_best_of_all() -> None:
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
 def test_beam_search_equals_hugging_face(penalty: float) -> None:
     model = make(spread=0.35)
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=EOS,
-            pad_token_id=EOS,
-        )
-    ).eval()
-    theirs.load_state_dict(llama_weights(model))
+    theirs = hugging_face(model)
     for prompt in ([1, 2, 3], [9], [4, 4]):
         got = theirs.generate(
             torch.tensor([prompt]),

@@ -28,14 +28,6 @@ class Mask(Protocol):
         ...
 
 
-@runtime_checkable
-class Cache(Protocol):
-    """Keys and values of the positions that a network has already read, one row a sequence."""
-
-    lengths: Int[Tensor, " b"]
-    """How many positions of each row are valid; the next token of row i has position `lengths[i]`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Examples for one micro-batch.

@@ -21,6 +21,7 @@ from diptych.nn.embedding import TokenEmbedding, Unembedding, unembed
 from diptych.nn.masks import lower
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation, alibi_slopes, rope_frequencies, rotation, sinusoidal_table
+from diptych.nn.precision import matmul_dtype
 
 
 @final
@@ -109,7 +110,7 @@ class LanguageModel(nn.Module):
         h = self._embed(x, positions)
         lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes, device=x.device)
         if lowered.dense is not None and lowered.dense.is_floating_point():
-            lowered = type(lowered)(dense=lowered.dense.to(self._matmul_dtype(h)))
+            lowered = type(lowered)(dense=lowered.dense.to(matmul_dtype(h)))
         turn = self._rotation(positions, h)
         for index, block in enumerate(self.blocks):
             if self.checkpoint_activations and self.training:
@@ -129,13 +130,7 @@ class LanguageModel(nn.Module):
         return nn.functional.dropout(h, self.config.dropout, self.training)
 
     def _rotation(self, positions: Tensor, h: Tensor) -> Rotation | None:
-        return None if self.rope is None else rotation(positions, self.rope, self._matmul_dtype(h))
-
-    @staticmethod
-    def _matmul_dtype(h: Tensor) -> torch.dtype:
-        """The precision in which queries and keys come out of their projection."""
-        kind = h.device.type
-        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h.dtype
+        return None if self.rope is None else rotation(positions, self.rope, matmul_dtype(h))
 
     def _check_length(self, end: int, cache: KeyValueCache | None) -> None:
         if cache is not None and end > cache.max_length:

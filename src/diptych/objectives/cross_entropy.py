@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diptych.nn.precision import matmul_dtype
+
 CHUNK_ELEMENTS = 8 * 1024 * 1024
 """Logits held at once: 16 MB in bfloat16, which stays within the last-level cache of a desktop processor."""
 
@@ -66,11 +68,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_states * scale.to(grad_states.dtype), grad_weight * scale, None, None
 
 
-def _matmul_dtype(states: Tensor) -> torch.dtype:
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-
-
 def cross_entropy_sum(
     states: Float[Tensor, "n d"],
     weight: Float[Tensor, "v d"],
@@ -83,7 +80,7 @@ def cross_entropy_sum(
     """
     if not torch.is_grad_enabled():
         return cross_entropy_each(states, weight, targets).sum()
-    dtype = _matmul_dtype(states)
+    dtype = matmul_dtype(states)
     with torch.autocast(states.device.type, enabled=False):
         return _ChunkedCrossEntropy.apply(states, weight, targets, (dtype, slice_loss))  # type: ignore[no-any-return, no-untyped-call]
 
@@ -93,7 +90,7 @@ def cross_entropy_each(
     states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"], targets: Int[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """-log softmax(states @ weight.T)[target] of each position in nats, without gradients, chunk by chunk."""
-    dtype = _matmul_dtype(states)
+    dtype = matmul_dtype(states)
     losses = []
     rows = _chunk_rows(weight.shape[0])
     matrix = weight.to(dtype)

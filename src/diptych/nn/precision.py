@@ -1,0 +1,12 @@
+"""In which precision do matrix products come out?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's type where it is on for the device of `x`, else the type of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
