@@ -1,0 +1,468 @@
+"""Which pairs does byte-pair encoding merge? (Sennrich et al. 2016, algorithm 1)
+
+The most frequent pair, again and again. What makes it fast:
+
+- A pair that appears contains the token just made. So the list of its positions is complete at once, and its count only
+  falls: the heap may be lazy, and pairs too rare to matter stay outside of it until its threshold sinks. (Where a merge
+  makes a string that is a token already, the pair goes on counting for that token, as Hugging Face has it; only then do
+  pairs gain positions later, as a further segment of their list.)
+- A token that covers the cells [s, e) is written at s and at e - 1: neighbours are found without linked lists.
+- The pair table is updated once for each distinct neighbour of a merge, not for each occurrence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy import int64, uint64
+
+from diptych.tokenizers.kernels.memory import compiled, grown, inlined, prefetch
+from diptych.tokenizers.kernels.rows import GOLDEN
+
+EDGE, INSIDE = -1, -2
+"""What a cell holds between chunks, and inside a token."""
+
+LEAST_PAIR, FIRST_PLACE = 0, 1
+"""Among equal counts: the smallest (left id, right id), or the pair that comes first in the text."""
+
+AHEAD = 12
+"""Positions ahead of the current one whose cells are asked for."""
+
+KEY, COUNT, START, SIZE = range(4)
+"""Columns of a pair: left << 32 | right; how often it stands; its positions, from START on; (next segment + 1) << 32 | their
+number. A segment behind the first is a row of the same kind with the key -1."""
+
+LOST, WON, N_WON, AT = 0, 2, 4, 6
+"""Columns of a neighbour's tally, each for the left side and one further for the right: the count of the pair that
+disappeared beside it, and of the one that appeared, with the number and the place of its positions."""
+
+LOW = (1 << 32) - 1
+
+
+@compiled
+def lay_out(arena: Any, places: Any, lengths: Any, counts: Any, symbols: Any) -> Any:
+    """Chunks as cells: int32 [2 n], symbol and count of its chunk interleaved, an EDGE between chunks.
+
+    arena: uint8; chunk i are the `lengths[i]` bytes from `places[i]` on; symbols: int32 [256], the token of each byte.
+    Chunks of one byte have no pairs and are left out.
+    """
+    n = 1
+    for w in range(places.size):
+        if lengths[w] > 1:
+            n += lengths[w] + 1
+    cells = np.zeros(2 * n, np.int32)
+    cells[0] = EDGE
+    p = 1
+    for w in range(places.size):
+        if lengths[w] > 1:
+            for i in range(lengths[w]):
+                cells[2 * p] = symbols[arena[places[w] + i]]
+                cells[2 * p + 1] = counts[w]
+                p += 1
+            cells[2 * p] = EDGE
+            p += 1
+    return cells
+
+
+@inlined
+def _slot(table: Any, pairs: Any, key: Any) -> Any:
+    """Where a pair stands in the table, or the empty place where it would."""
+    mask = table.size - 1
+    h = uint64(key) * GOLDEN
+    j = int64(h ^ (h >> uint64(29))) & mask
+    while table[j] >= 0 and pairs[table[j], KEY] != key:
+        j = (j + 1) & mask
+    return j
+
+
+@inlined
+def _rehashed(pairs: Any, n_pairs: Any, size: Any) -> Any:
+    """The table of all pairs with `size` places."""
+    table = np.empty(size, np.int32)
+    for j in range(size):
+        table[j] = -1
+    for q in range(n_pairs):
+        if pairs[q, KEY] >= 0:
+            table[_slot(table, pairs, pairs[q, KEY])] = q
+    return table
+
+
+@inlined
+def _taller(rows: Any, height: Any) -> Any:
+    """A copy with room for `height` rows."""
+    taller = np.empty((height, rows.shape[1]), rows.dtype)
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            taller[i, j] = rows[i, j]
+    return taller
+
+
+@inlined
+def _before(count: Any, tie: Any, heap: Any, i: Any) -> Any:
+    """Whether an entry comes before entry i of the heap."""
+    return count > heap[i, 0] or (count == heap[i, 0] and tie < heap[i, 1])
+
+
+@inlined
+def _push(heap: Any, size: Any, count: Any, tie: Any, pair: Any) -> Any:
+    """Add an entry to a heap of `size` entries, which grows where it is full; returns the heap."""
+    if size == heap.shape[0]:
+        heap = _taller(heap, 2 * size)
+    i = size
+    while i > 0 and _before(count, tie, heap, (i - 1) >> 1):
+        for column in range(3):
+            heap[i, column] = heap[(i - 1) >> 1, column]
+        i = (i - 1) >> 1
+    heap[i, 0], heap[i, 1], heap[i, 2] = count, tie, pair
+    return heap
+
+
+@inlined
+def _sift(heap: Any, size: Any, count: Any, tie: Any, pair: Any) -> Any:
+    """Put an entry in the place of the first of `size` entries."""
+    i = int64(0)
+    while 2 * i + 1 < size:
+        j = 2 * i + 1
+        if j + 1 < size and _before(heap[j + 1, 0], heap[j + 1, 1], heap, j):
+            j += 1
+        if _before(count, tie, heap, j):
+            break
+        for column in range(3):
+            heap[i, column] = heap[j, column]
+        i = j
+    heap[i, 0], heap[i, 1], heap[i, 2] = count, tie, pair
+
+
+@inlined
+def _holds(cells: Any, s: Any, left: Any, right: Any, left_size: Any) -> Any:
+    """Whether a pair stands at cell s: a cell holds a token's id only at the token's first and last cell."""
+    e = s + left_size
+    return cells[2 * s] == left and cells[2 * e] == right and (left_size == 1 or cells[2 * (e - 1)] == left)
+
+
+@inlined
+def _tie(cells: Any, positions: Any, pairs: Any, sizes: Any, pair: Any, ties: Any) -> Any:
+    """What decides among pairs of one count: the smallest first."""
+    key = pairs[pair, KEY]
+    if ties == LEAST_PAIR:
+        return key
+    left, right = key >> 32, key & LOW
+    first = int64(cells.size)
+    segment = int64(pair)
+    while segment >= 0:
+        size = pairs[segment, SIZE] & LOW
+        while size > 0:
+            s = int64(positions[pairs[segment, START]])
+            if _holds(cells, s, left, right, int64(sizes[left])):
+                first = min(first, s)
+                break
+            pairs[segment, START] += 1
+            pairs[segment, SIZE] -= 1
+            size -= 1
+        segment = (pairs[segment, SIZE] >> 32) - 1
+    return first
+
+
+@inlined
+def _count_pairs(cells: Any, n: Any) -> Any:
+    """All pairs with their counts and positions: (pairs, number of pairs, table, positions, number of positions)."""
+    pairs = np.empty((1 << 16, 4), np.int64)
+    n_pairs = int64(0)
+    table = _rehashed(pairs, 0, 1 << 18)
+    for i in range(1, n - 1):
+        if cells[2 * i] >= 0 and cells[2 * i + 2] >= 0:
+            key = (int64(cells[2 * i]) << 32) | int64(cells[2 * i + 2])
+            j = _slot(table, pairs, key)
+            q = int64(table[j])
+            if q < 0:
+                q = n_pairs
+                if q == pairs.shape[0]:
+                    pairs = _taller(pairs, 2 * q)
+                pairs[q, KEY], pairs[q, COUNT], pairs[q, START], pairs[q, SIZE] = key, 0, 0, 0
+                table[j] = q
+                n_pairs += 1
+                if 4 * n_pairs > table.size:
+                    table = _rehashed(pairs, n_pairs, 4 * table.size)
+            pairs[q, COUNT] += cells[2 * i + 1]
+            pairs[q, SIZE] += 1
+    # Each merged occurrence takes a symbol away and adds at most two positions.
+    positions = np.empty(3 * n, np.int32)
+    n_positions = int64(0)
+    for q in range(n_pairs):
+        pairs[q, START] = n_positions
+        n_positions += pairs[q, SIZE]
+        pairs[q, SIZE] = 0
+    for i in range(1, n - 1):
+        if cells[2 * i] >= 0 and cells[2 * i + 2] >= 0:
+            q = int64(table[_slot(table, pairs, (int64(cells[2 * i]) << 32) | int64(cells[2 * i + 2]))])
+            positions[pairs[q, START] + pairs[q, SIZE]] = i
+            pairs[q, SIZE] += 1
+    return pairs, n_pairs, table, positions, n_positions
+
+
+@inlined
+def _spelt_like(table: Any, spellings: Any, begins: Any, token: Any) -> Any:
+    """Where the spelling of `token` stands in a table of spellings: at an older token of the same one, or a free place."""
+    start, length = begins[token], begins[token + 1] - begins[token]
+    h = uint64(length)
+    for i in range(length):
+        h = (h ^ uint64(spellings[start + i])) * GOLDEN
+        h ^= h >> uint64(29)
+    j = int64(h) & (table.size - 1)
+    while table[j] >= 0:
+        other = begins[table[j]]
+        if begins[table[j] + 1] - other == length:
+            i = int64(0)
+            while i < length and spellings[other + i] == spellings[start + i]:
+                i += 1
+            if i == length:
+                break
+        j = (j + 1) & (table.size - 1)
+    return j
+
+
+@inlined
+def _spell(spellings: Any, begins: Any, token: Any, left: Any, right: Any) -> Any:
+    """Write the spelling of `token`, that of left and right in a row; returns the spellings, which may have grown."""
+    end = begins[token]
+    need = end + begins[left + 1] - begins[left] + begins[right + 1] - begins[right]
+    if need > spellings.size:
+        spellings = grown(spellings, 2 * need)
+    for part in (left, right):
+        for i in range(begins[part], begins[part + 1]):
+            spellings[end] = spellings[i]
+            end += 1
+    begins[token + 1] = end
+    return spellings
+
+
+@inlined
+def _listed(positions: Any, pairs: Any, pair: Any) -> Any:
+    """The positions of a pair in the order of the text: runs such as aaa are merged from the left."""
+    n = int64(0)
+    segment = int64(pair)
+    while segment >= 0:
+        n += pairs[segment, SIZE] & LOW
+        segment = (pairs[segment, SIZE] >> 32) - 1
+    listed = np.empty(n, np.int32)
+    n, segment = int64(0), int64(pair)
+    while segment >= 0:  # each segment is in order; further ones are merged in from behind
+        start, here = pairs[segment, START], pairs[segment, SIZE] & LOW
+        i, j = n - 1, here - 1
+        while j >= 0:
+            if i >= 0 and listed[i] > positions[start + j]:
+                listed[i + j + 1] = listed[i]
+                i -= 1
+            else:
+                listed[i + j + 1] = positions[start + j]
+                j -= 1
+        n += here
+        segment = (pairs[segment, SIZE] >> 32) - 1
+    return listed
+
+
+@inlined
+def _rewrite(cells: Any, listed: Any, a: Any, b: Any, size_a: Any, size_b: Any, fresh: Any, tally: Any, near: Any) -> Any:
+    """Write the token `fresh` where the pair (a, b) stands and tally what disappears beside it.
+
+    The cells of the occurrences take the place of the positions in `listed`. Returns their number, and how many tokens
+    near[0] and near[1] name as left and right neighbours.
+    """
+    n_merged = n_left = n_right = int64(0)
+    for t in range(listed.size):
+        if t + AHEAD < listed.size:
+            prefetch(cells, 2 * int64(listed[t + AHEAD]))
+        s = int64(listed[t])
+        if not _holds(cells, s, a, b, size_a):
+            continue
+        e = s + size_a
+        weight = int64(cells[2 * s + 1])
+        x, y = cells[2 * (s - 1)], cells[2 * (e + size_b)]
+        cells[2 * s] = fresh
+        cells[2 * (e + size_b - 1)] = fresh
+        if size_a > 1:
+            cells[2 * (e - 1)] = INSIDE
+        if size_b > 1:
+            cells[2 * e] = INSIDE
+        listed[n_merged] = s
+        n_merged += 1
+        if x >= 0 and x != fresh:
+            if tally[x, LOST] == 0:
+                near[0, n_left] = x
+                n_left += 1
+            tally[x, LOST] += weight
+        if y >= 0:
+            if tally[y, LOST + 1] == 0:
+                near[1, n_right] = y
+                n_right += 1
+            tally[y, LOST + 1] += weight
+    return n_merged, n_left, n_right
+
+
+@inlined
+def _neighbours(cells: Any, merged: Any, n_merged: Any, size: Any, fresh: Any, tally: Any, near: Any) -> Any:
+    """Tally which pairs appear beside the token `fresh`; returns how many neighbours near[0] and near[1] name."""
+    n_left = n_right = int64(0)
+    for t in range(n_merged):
+        if t + AHEAD < n_merged:
+            prefetch(cells, 2 * int64(merged[t + AHEAD]))
+        s = int64(merged[t])
+        weight = int64(cells[2 * s + 1])
+        x, y = cells[2 * (s - 1)], cells[2 * (s + size)]
+        if x >= 0 and x != fresh:
+            if tally[x, N_WON] == 0:
+                near[0, n_left] = x
+                n_left += 1
+            tally[x, WON] += weight
+            tally[x, N_WON] += 1
+        if y >= 0:
+            if tally[y, N_WON + 1] == 0:
+                near[1, n_right] = y
+                n_right += 1
+            tally[y, WON + 1] += weight
+            tally[y, N_WON + 1] += 1
+    return n_left, n_right
+
+
+@inlined
+def _enter_positions(
+    cells: Any, merged: Any, n_merged: Any, size: Any, fresh: Any, z: Any, sizes: Any, tally: Any, positions: Any
+) -> Any:
+    """Write the positions of the pairs that appeared to the places that the tallies name."""
+    for t in range(n_merged):
+        if t + AHEAD < n_merged:
+            prefetch(cells, 2 * int64(merged[t + AHEAD]))
+        s = int64(merged[t])
+        x, y = cells[2 * (s - 1)], cells[2 * (s + size)]
+        if x >= 0 and x != fresh:
+            positions[tally[x, AT]] = s - sizes[x]
+            tally[x, AT] += 1
+        if y >= 0:
+            positions[tally[y, AT + 1]] = s
+            tally[y, AT + 1] += 1
+    if fresh != z:
+        for t in range(n_merged):
+            s = int64(merged[t])
+            cells[2 * s] = z
+            cells[2 * (s + size - 1)] = z
+
+
+@compiled
+def learn_merges(cells: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any) -> Any:
+    """Merge pairs until there are `vocab_size` tokens or no pair occurs `min_count` times.
+
+    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. min_count: at least 1. control: int64 (tokens so
+    far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left, right, the token that they make,
+    which is new or, where it is spelt like an older one, that one.
+    """
+    sizes = np.empty(vocab_size + 1, np.int32)  # cells of each token
+    begins = np.zeros(vocab_size + 2, np.int64)  # of each token's spelling
+    spellings = np.empty(16 * vocab_size, np.int32)
+    pairs, n_pairs, table, positions, n_positions = _count_pairs(cells, cells.size // 2)
+    buckets = 4
+    while buckets < 4 * vocab_size:
+        buckets *= 2
+    by_spelling = _rehashed(pairs, 0, buckets)
+    for token in range(n_symbols):
+        sizes[token] = 1
+        spellings[token] = token
+        begins[token + 1] = token + 1
+        by_spelling[_spelt_like(by_spelling, spellings, begins, token)] = token
+    heap = np.empty((1 << 16, 3), np.int64)  # count, tie, pair
+    n_heap = int64(0)
+    threshold = int64(1) << 40
+    merges = np.empty((vocab_size, 3), np.int32)
+    n_merges, n_tokens = int64(0), int64(n_symbols)
+    tally = np.zeros((vocab_size + 1, 8), np.int64)
+    near = np.empty((2, vocab_size + 1), np.int32)
+    while n_tokens < vocab_size and control[1] == 0:
+        if n_heap == 0:  # let rarer pairs in
+            if threshold <= min_count:
+                break
+            most = int64(0)
+            for q in range(n_pairs):
+                most = max(most, pairs[q, COUNT])
+            threshold = max(most // 4, min_count)
+            for q in range(n_pairs):
+                if pairs[q, COUNT] >= threshold:
+                    heap = _push(heap, n_heap, pairs[q, COUNT], _tie(cells, positions, pairs, sizes, q, ties), q)
+                    n_heap += 1
+            continue
+        k = heap[0, 2]
+        count, tie = pairs[k, COUNT], heap[0, 1]
+        if ties == FIRST_PLACE and count >= threshold:
+            tie = _tie(cells, positions, pairs, sizes, k, ties)
+        is_stale = count != heap[0, 0] or tie != heap[0, 1]
+        if is_stale and ((threshold <= count < heap[0, 0]) or (count == heap[0, 0] and tie > heap[0, 1])):
+            _sift(heap, n_heap, count, tie, k)
+            continue
+        n_heap -= 1
+        _sift(heap, n_heap, heap[n_heap, 0], heap[n_heap, 1], heap[n_heap, 2])
+        if is_stale:  # too rare by now; or it gained occurrences, for which it was entered once more
+            continue
+
+        a, b = pairs[k, KEY] >> 32, pairs[k, KEY] & LOW
+        spellings = _spell(spellings, begins, n_tokens, a, b)
+        j = _spelt_like(by_spelling, spellings, begins, n_tokens)
+        z = fresh = int64(by_spelling[j])
+        if z < 0:
+            z = fresh = n_tokens
+            by_spelling[j] = z
+            n_tokens += 1
+        else:
+            fresh = int64(vocab_size)  # until all is counted, tells what is written now from what stood there
+        size = int64(sizes[a]) + int64(sizes[b])
+        sizes[z] = size
+        if n_merges == merges.shape[0]:
+            merges = _taller(merges, 2 * n_merges)
+        merges[n_merges, 0], merges[n_merges, 1], merges[n_merges, 2] = a, b, z
+        n_merges += 1
+        control[0] = n_tokens
+
+        merged = _listed(positions, pairs, k)
+        n_merged, n_left, n_right = _rewrite(
+            cells, merged, a, b, int64(sizes[a]), int64(sizes[b]), fresh, tally, near
+        )
+        for i in range(n_left + n_right):
+            side = int64(i >= n_left)
+            other = int64(near[side, i - side * n_left])
+            key = (b << 32) | other if side else (other << 32) | a
+            pairs[table[_slot(table, pairs, key)], COUNT] -= tally[other, LOST + side]
+            tally[other, LOST + side] = 0
+        pairs[k, COUNT] = pairs[k, SIZE] = 0
+
+        n_left, n_right = _neighbours(cells, merged, n_merged, size, fresh, tally, near)
+        if n_pairs + n_left + n_right > pairs.shape[0]:
+            pairs = _taller(pairs, 2 * (n_pairs + n_left + n_right))
+        if 2 * (n_pairs + n_left + n_right) > table.size:
+            table = _rehashed(pairs, n_pairs, 4 * table.size)
+        for i in range(n_left + n_right):
+            side = int64(i >= n_left)
+            other = int64(near[side, i - side * n_left])
+            gain, n_gained = tally[other, WON + side], tally[other, N_WON + side]
+            tally[other, WON + side] = tally[other, N_WON + side] = 0
+            tally[other, AT + side] = n_positions
+            if other == fresh:
+                other = z
+            key = (z << 32) | other if side else (other << 32) | z
+            j = _slot(table, pairs, key)
+            q = int64(table[j])
+            pairs[n_pairs, COUNT], pairs[n_pairs, START], pairs[n_pairs, SIZE] = gain, n_positions, n_gained
+            if q < 0:
+                q = n_pairs
+                pairs[q, KEY] = key
+                table[j] = q
+            else:  # only where z is an older token: a segment more
+                pairs[n_pairs, KEY], pairs[n_pairs, COUNT] = -1, 0
+                pairs[n_pairs, SIZE] |= (pairs[q, SIZE] >> 32) << 32
+                pairs[q, SIZE] = ((n_pairs + 1) << 32) | (pairs[q, SIZE] & LOW)
+                pairs[q, COUNT] += gain
+            n_pairs += 1
+            n_positions += n_gained
+            if pairs[q, COUNT] >= threshold:
+                # Its positions are not entered yet: -1 has the pair looked at before it is believed.
+                heap = _push(heap, n_heap, pairs[q, COUNT], key if ties == LEAST_PAIR else int64(-1), q)
+                n_heap += 1
+        _enter_positions(cells, merged, n_merged, size, fresh, z, sizes, tally, positions)
+    return merges[:n_merges]
