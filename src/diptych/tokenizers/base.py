@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,16 @@ EOS = "<|endoftext|>"
 
 Ids = NDArray[np.int32]
 
+Special = Collection[str] | Literal["all"]
+"""Which special tokens: some by name, none (an empty collection), or all that the tokenizer has."""
+
 
 class Tokenizer(Protocol):
     """Maps text to token ids and back without loss."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Number of tokens, special ones included: every id lies below it."""
         ...
 
     @property
@@ -30,15 +33,20 @@ class Tokenizer(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Tokens that never come from text."""
+        """Tokens that never come from text unless they are allowed to."""
         ...
 
-    def encode(self, text: str) -> Ids:
-        """Ids of the text; what looks like a special token is ordinary text."""
+    def encode(self, text: str, *, allowed_special: Special = (), disallowed_special: Special = ()) -> Ids:
+        """Ids of the text. What looks like a special token is ordinary text, unless it is allowed (and becomes the
+        token) or disallowed (ValueError); `disallowed_special="all"` means all that are not allowed."""
+        ...
+
+    def encode_list(self, text: str) -> list[int]:
+        """Ids of the text as a Python list; special tokens are ordinary text."""
         ...
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Ids of each text."""
+        """Ids of each text, on all cores where that pays."""
         ...
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
@@ -54,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json, atomically."""
+        """Write the tokenizer to a file, atomically."""
         ...
 
 
@@ -64,38 +72,3 @@ def utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-class VocabularyOfBytes:
-    """Decoding for tokenizers whose every token stands for bytes: subclasses fill `pieces`, one for each id."""
-
-    pieces: list[bytes]
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self.pieces)
-
-    @property
-    def eos_id(self) -> int:
-        """The last id."""
-        return len(self.pieces) - 1
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """The one special token."""
-        return {EOS: self.eos_id}
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one token stands for. Raises ValueError for an id outside the vocabulary."""
-        if not 0 <= token < len(self.pieces):
-            raise ValueError(f"token id {token} lies outside the vocabulary of {len(self.pieces)}")
-        return self.pieces[token]
-
-    def decode_bytes(self, ids: Sequence[int] | Ids) -> bytes:
-        """The bytes of all tokens in a row."""
-        return b"".join(self.token_bytes(int(i)) for i in ids)
-
-    def decode(self, ids: Sequence[int] | Ids) -> str:
-        """The text; bytes that are no UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")

@@ -6,96 +6,131 @@ of the split, the pair that was merged first in training is merged first.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
+import regex
 
-from diptych.tokenizers.base import EOS, Ids, VocabularyOfBytes, utf8
-from diptych.tokenizers.splitting import BYTE_ORDER, GPT2_SPLIT
-
-CACHED_CHUNKS = 200_000
-"""Chunks whose tokens are remembered; words repeat, so most of a text is looked up."""
+from diptych.tokenizers.base import EOS, Ids
+from diptych.tokenizers.engine import ChunkEncoder, MergeTable
+from diptych.tokenizers.splitting import Split
+from diptych.tokenizers.vocabulary import VocabularyOfBytes
 
 Pair = tuple[int, int]
+
+SHORT_TEXT, SHORT_TEXTS = 16, 1 << 16
+"""Characters of texts whose ids are remembered as a whole, and how many of them: words come one by one, again and again."""
+
+Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
+
+_RUNS = regex.compile("[\ud800-\udfff]+|[^\ud800-\udfff]+")
 
 
 @final
 class BytePairTokenizer(VocabularyOfBytes):
-    """Merges `merges[r] = (left id, right id)` into id 256 + r, in the order of r; the last id ends a document.
+    """Byte-pair encoding over the bytes of each chunk of `split`.
 
-    Raises ValueError where a merge names an id that does not exist yet.
+    pieces: the bytes of token i, all 256 single bytes among them; special tokens included, empty where an id is not used.
+    merges: pairs (left id, right id) in the order of the training, each making the token of their joint bytes; None takes
+    tiktoken's rule instead: neighbours merge wherever their joint bytes are a token, lower ids first. whole_pieces: a chunk
+    that is a token is taken whole. normalization: a Unicode form that text is brought to first, which cannot be undone.
+    eos: the special token that ends a document. Raises ValueError where the parts do not fit together.
     """
 
-    def __init__(self, merges: Sequence[Pair]) -> None:
-        self.merges = [(int(a), int(b)) for a, b in merges]
-        self.pieces = [bytes([byte]) for byte in BYTE_ORDER]
-        for left, right in self.merges:
-            if not (0 <= left < len(self.pieces) and 0 <= right < len(self.pieces)):
-                raise ValueError(f"merge ({left}, {right}) names a token that is made only later")
-            self.pieces.append(self.pieces[left] + self.pieces[right])
-        self.pieces.append(EOS.encode())
-        self.ranks = {pair: rank for rank, pair in reversed(list(enumerate(self.merges)))}
-        self.byte_ids = [0] * 256
-        for token, byte in enumerate(BYTE_ORDER):
-            self.byte_ids[byte] = token
-        self.cache: dict[str, list[int]] = {}
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        merges: Sequence[Pair] | None,
+        split: Split,
+        special_tokens: Mapping[str, int],
+        *,
+        eos: str | None = EOS,
+        whole_pieces: bool = False,
+        normalization: Normalization | None = None,
+    ) -> None:
+        super().__init__(pieces, special_tokens, eos)
+        self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
+        self.split = split
+        self.normalization = normalization
+        special = set(special_tokens.values())
+        self.ordinary = [b"" if token in special else piece for token, piece in enumerate(self.pieces)]
+        table = None if self.merges is None else _table(self.merges, self.ordinary)
+        self.whole_pieces = whole_pieces or merges is None
+        self._encoder = ChunkEncoder(self.ordinary, table, split, whole_pieces=self.whole_pieces)
+        self._short: dict[str, tuple[Ids, list[int]]] = {}
 
-    def encode(self, text: str) -> Ids:
-        """Ids of the text, chunk by chunk of GPT-2's split."""
-        cache, out = self.cache, []
-        for chunk in GPT2_SPLIT.findall(text):
-            ids = cache.get(chunk)
-            if ids is None:
-                ids = self._encode_chunk(utf8(chunk))
-                if len(cache) < CACHED_CHUNKS and len(chunk) < 64:
-                    cache[chunk] = ids
-            out += ids
-        return np.array(out, np.int32)
-
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Ids of each text."""
-        return [self.encode(text) for text in texts]
-
-    def _encode_chunk(self, piece: bytes) -> list[int]:
-        ids = [self.byte_ids[byte] for byte in piece]
-        return self._merge_short(ids) if len(ids) <= 64 else self._merge_long(ids)
-
-    def _merge_short(self, ids: list[int]) -> list[int]:
-        """Merge the earliest pair of the training, leftmost first, until none is left."""
-        ranks, never = self.ranks, len(self.merges)
-        while len(ids) > 1:
-            rank, at = min((ranks.get(pair, never), i) for i, pair in enumerate(pairwise(ids)))
-            if rank == never:
-                break
-            ids[at : at + 2] = [256 + rank]
+    def encode_ordinary(self, text: str) -> Ids:
+        """Ids of the text, int32; what looks like a special token is ordinary text."""
+        known = self._short.get(text)
+        if known is not None:
+            return known[0].copy()
+        ids = self._encoder.encode(self._normalized(text))
+        if len(text) <= SHORT_TEXT:
+            self._remember(text, ids)
         return ids
 
-    def _merge_long(self, ids: list[int]) -> list[int]:
-        """The same by a heap over a linked list, so that a long chunk takes n log n."""
-        n, ranks = len(ids), self.ranks
-        after, before = list(range(1, n + 1)), list(range(-1, n - 1))
-        heap = [(ranks[pair], i, *pair) for i, pair in enumerate(pairwise(ids)) if pair in ranks]
-        heapq.heapify(heap)
-        while heap:
-            rank, i, left, right = heapq.heappop(heap)
-            j = after[i]
-            if ids[i] != left or j >= n or ids[j] != right:
-                continue
-            ids[i], ids[j] = 256 + rank, -1
-            after[i] = after[j]
-            if after[i] < n:
-                before[after[i]] = i
-            for k in (before[i], i):
-                if k >= 0 and after[k] < n and (pair := (ids[k], ids[after[k]])) in ranks:
-                    heapq.heappush(heap, (ranks[pair], k, *pair))
-        return [i for i in ids if i >= 0]
+    def encode_list(self, text: str) -> list[int]:
+        """Ids of the text as a Python list; special tokens are ordinary text."""
+        known = self._short.get(text)
+        return known[1].copy() if known is not None else super().encode_list(text)
+
+    def encode_batch(self, texts: Iterable[str], n_threads: int | None = None) -> list[Ids]:
+        """Ids of each text, on `n_threads` threads; None: on all cores. Special tokens are ordinary text."""
+        if self.normalization is not None:
+            texts = map(self._normalized, texts)
+        return self._encoder.encode_batch(texts, n_threads)
+
+    def encode_bytes(self, data: bytes) -> Ids:
+        """Ids of any bytes: what is no UTF-8 makes chunks of its own. Decoding gives the bytes back."""
+        text = data.decode("utf-8", "surrogateescape")
+        parts = []
+        for run in _RUNS.findall(text):
+            piece = run.encode("utf-8", "surrogateescape")
+            is_text = not "\ud800" <= run[0] <= "\udfff"
+            parts.append(
+                self._encoder.encode(run) if is_text else self._encoder.encode_pieces(piece, np.array([len(piece)]))
+            )
+        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+    def _normalized(self, text: str) -> str:
+        if self.normalization is None:
+            return text
+        import unicodedata
+
+        return unicodedata.normalize(self.normalization, text)
+
+    def _remember(self, text: str, ids: Ids) -> None:
+        if len(self._short) >= SHORT_TEXTS:
+            self._short.clear()
+        self._short[text] = (ids.copy(), ids.tolist())
 
     def save(self, path: Path) -> None:
-        """Write tokenizer.json in Hugging Face's format."""
-        from diptych.tokenizers.hugging_face import write
+        """Write tokenizer.json in Hugging Face's format, or, where the name ends in .tiktoken, a rank file."""
+        if path.suffix == ".tiktoken":
+            from diptych.tokenizers.tiktoken_file import write_ranks
 
-        write(self, path)
+            write_ranks(self, path)
+        else:
+            from diptych.tokenizers.hugging_face import write
+
+            write(self, path)
+
+
+def _table(merges: Sequence[Pair], pieces: Sequence[bytes]) -> MergeTable:
+    """The merges with the tokens they make. Raises ValueError for one that names or makes no token."""
+    ids = {piece: token for token, piece in reversed(list(enumerate(pieces))) if piece}
+    merged = []
+    for left, right in merges:
+        if not (0 <= left < len(pieces) and 0 <= right < len(pieces) and pieces[left] and pieces[right]):
+            raise ValueError(f"merge ({left}, {right}) names a token that does not exist")
+        token = ids.get(pieces[left] + pieces[right])
+        if token is None:
+            raise ValueError(f"merge ({left}, {right}) makes {pieces[left] + pieces[right]!r}, which is no token")
+        merged.append(token)
+    pairs = np.array(merges, np.int32).reshape(-1, 2)
+    ranks = np.arange(len(merges), dtype=np.int32)
+    return MergeTable(
+        np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1]), ranks, np.array(merged, np.int32)
+    )

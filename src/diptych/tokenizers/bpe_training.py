@@ -1,57 +1,151 @@
-"""Which pairs does byte-pair encoding merge?
+"""How is a byte-pair vocabulary learnt from text?
 
-The most frequent one, again and again (Sennrich et al. 2016, algorithm 1). Counts are kept up to date from merge to
-merge: only chunks that hold the merged pair are visited. Equal counts: the smallest (left id, right id) first.
+Chunks are counted first (`diptych.tokenizers.counts`), then the most frequent pair is merged, again and again (Sennrich et
+al. 2016, algorithm 1). Equal counts: the smallest (left id, right id) first. A merge whose bytes are a token already makes
+that token, as in Hugging Face's trainer.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, defaultdict
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diptych.core.events import Handler, Message, Progressed, ignore
-from diptych.tokenizers.base import utf8
-from diptych.tokenizers.bpe import BytePairTokenizer, Pair
-from diptych.tokenizers.splitting import BYTE_ORDER, GPT2_SPLIT
+from diptych.tokenizers.base import EOS, utf8
+from diptych.tokenizers.bpe import BytePairTokenizer
+from diptych.tokenizers.counts import SLAB, ChunkCounter, ChunkCounts
+from diptych.tokenizers.kernels.memory import announced
+from diptych.tokenizers.kernels.merging import LEAST_PAIR, lay_out, learn_merges
+from diptych.tokenizers.letters import BYTE_ORDER
+from diptych.tokenizers.splitting import Split
+
+MEMORY = 2_000_000_000
+"""Bytes that counting and merging may take, by default."""
+
+MAX_COUNT = 2**31 - 1
+MAX_SYMBOLS = 2**30
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int, max_bytes: int | None = None, on_event: Handler = ignore
+    texts: Iterable[str],
+    vocab_size: int,
+    max_bytes: int | None = None,
+    on_event: Handler = ignore,
+    *,
+    split: Split | None = None,
+    special_tokens: Iterable[str] = (EOS,),
+    min_count: int = 2,
+    byte_order: Iterable[int] = BYTE_ORDER,
+    memory: int = MEMORY,
+    total_bytes: int | None = None,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
 ) -> BytePairTokenizer:
-    """Learn a vocabulary of `vocab_size` tokens: 256 bytes, the merges, and the end of a document.
+    """Learn a vocabulary of `vocab_size` tokens: 256 bytes, the tokens that merges make, and the special tokens last.
 
-    At most `max_bytes` of text are read. Raises ValueError for a vocabulary too small or an empty text; where the text
-    runs out of pairs that occur twice, the vocabulary is smaller, and a message says so.
+    At most `max_bytes` of text are read, one text after another; memory stays within about `memory` bytes whatever the
+    texts' size. None as split: GPT-2's. total_bytes: the size of all texts, for the progress shown. checkpoint: a file
+    that keeps the counts where the reading is interrupted; a later call with the same `fingerprint`, split and texts goes
+    on from it. Raises ValueError for a vocabulary too small or an empty text; where the text runs out of pairs that occur
+    `min_count` times, the vocabulary is smaller, and a message says so.
     """
-    if vocab_size < 257:
+    special, split = list(dict.fromkeys(special_tokens)), split or Split.named("gpt2")
+    if vocab_size < 256 + len(special):
         raise ValueError(
-            f"a byte-pair vocabulary needs at least 257 tokens (256 bytes and one special), not {vocab_size}"
+            f"a byte-pair vocabulary needs at least {256 + len(special)} tokens (256 bytes and {len(special)} special), "
+            f"not {vocab_size}"
         )
-    chunks = count_chunks(texts, max_bytes, on_event)
-    if not chunks:
-        raise ValueError("the tokenizer has no text to learn from; name a source that holds some")
-    merges = _learn(chunks, vocab_size - 257, on_event)
-    if len(merges) < vocab_size - 257:
-        found = 257 + len(merges)
+    counter = count_texts(
+        first_bytes(texts, max_bytes),
+        split,
+        memory=memory,
+        total_bytes=max_bytes if total_bytes is None else total_bytes,
+        checkpoint=checkpoint,
+        fingerprint=fingerprint,
+        on_event=on_event,
+    )
+    pieces = [bytes([byte]) for byte in byte_order]
+    n_learnt = vocab_size - len(special)
+    merges = learn(counter.counts(), pieces, n_learnt, min_count, on_event)
+    if len(pieces) < n_learnt:
+        found = len(pieces) + len(special)
         on_event(
             Message(text=f"the text has no more pairs to merge: the vocabulary has {found} tokens, not {vocab_size}")
         )
-    return BytePairTokenizer(merges)
+    ids = {name: len(pieces) + i for i, name in enumerate(special)}
+    tokenizer = BytePairTokenizer(
+        [*pieces, *(name.encode() for name in special)], merges, split, ids, eos=special[0] if special else None
+    )
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return tokenizer
 
 
-def count_chunks(texts: Iterable[str], max_bytes: int | None, on_event: Handler) -> Counter[str]:
-    """How often each chunk of the split occurs in the first `max_bytes` of the texts."""
-    counts: Counter[str] = Counter()
-    size = reported = 0
-    for text in first_bytes(texts, max_bytes):
-        counts.update(GPT2_SPLIT.findall(text))
-        size += len(utf8(text))
-        if size - reported >= 250_000:
-            reported = size
-            on_event(Progressed(what="reading text for the tokenizer", done=size / 1e6, total=None, unit="MB"))
-    return counts
+def count_texts(
+    texts: Iterable[str],
+    split: Split,
+    *,
+    memory: int = MEMORY,
+    total_bytes: int | None = None,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    on_event: Handler = ignore,
+) -> ChunkCounter:
+    """The chunks of all texts. Raises ValueError where there are none."""
+    if memory < 50_000_000:
+        raise ValueError(f"a memory limit of {memory:,} bytes is too small to count in; give at least 50 MB")
+    counter = ChunkCounter(split, memory)
+    fingerprint = f"{fingerprint}\0{split.patterns}\0{memory}"
+    if checkpoint is not None and counter.load(checkpoint, fingerprint):
+        on_event(Message(text=f"going on after {counter.n_bytes / 1e6:,.1f} MB that {checkpoint} keeps the counts of"))
+    started, before = time.perf_counter(), counter.n_bytes
+    try:
+        for slab in _slabs(islice(texts, counter.n_documents, None)):
+            counter.add(slab)
+            speed = (counter.n_bytes - before) / 1e6 / max(1e-9, time.perf_counter() - started)
+            total = None if total_bytes is None else max(total_bytes, counter.n_bytes) / 1e6
+            on_event(
+                Progressed(
+                    what="reading text for the tokenizer",
+                    done=counter.n_bytes / 1e6,
+                    total=total,
+                    unit=f"MB, {speed:,.0f} MB/s",
+                )
+            )
+    except KeyboardInterrupt:
+        if checkpoint is not None and counter.n_documents:
+            counter.save(checkpoint, fingerprint)
+            on_event(Message(text=f"the counts so far are kept in {checkpoint}; the same command goes on from there"))
+        raise
+    if counter.n_bytes == 0:
+        raise ValueError("the tokenizer has no text to learn from; name a source that holds some")
+    if counter.forgotten:
+        on_event(
+            Message(
+                text=f"to stay within {memory / 1e9:.1f} GB, rare chunks were left out as they came, "
+                f"{counter.forgotten:,} occurrences in all; more --memory counts them",
+                level="warning",
+            )
+        )
+    return counter
+
+
+def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
+    slab: list[str] = []
+    size = 0
+    for text in texts:
+        slab.append(text)
+        size += len(text)
+        if size >= SLAB:
+            yield slab
+            slab, size = [], 0
+    yield slab
 
 
 def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
@@ -68,55 +162,52 @@ def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
             return
 
 
-def _learn(chunks: Counter[str], n_merges: int, on_event: Handler) -> list[Pair]:
-    byte_ids = {byte: token for token, byte in enumerate(BYTE_ORDER)}
-    words = [[byte_ids[byte] for byte in utf8(chunk)] for chunk in chunks]
-    weights = list(chunks.values())
-    counts: dict[Pair, int] = defaultdict(int)
-    where: dict[Pair, set[int]] = defaultdict(set)
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            counts[pair] += weights[index]
-            where[pair].add(index)
-    heap = [(-count, pair) for pair, count in counts.items()]
-    heapq.heapify(heap)
-    merges: list[Pair] = []
-    while heap and len(merges) < n_merges:
-        negative, best = heapq.heappop(heap)
-        if counts[best] != -negative:
-            if counts[best] > 1:
-                heapq.heappush(heap, (-counts[best], best))
-            continue
-        if -negative < 2:
-            break
-        new = 256 + len(merges)
-        merges.append(best)
-        grown = set()
-        for index in where.pop(best):
-            for pair in pairwise(words[index]):
-                counts[pair] -= weights[index]
-            words[index] = _merge_word(words[index], best, new)
-            for pair in pairwise(words[index]):
-                counts[pair] += weights[index]
-                if new in pair:
-                    where[pair].add(index)
-                    grown.add(pair)
-        del counts[best]
-        for pair in grown:
-            heapq.heappush(heap, (-counts[pair], pair))
-        if len(merges) % 64 == 0:
-            on_event(Progressed(what="training the tokenizer", done=len(merges), total=n_merges, unit="merges"))
-    return merges
+def learn(
+    counts: ChunkCounts, pieces: list[bytes], n_tokens: int, min_count: int, on_event: Handler
+) -> list[tuple[int, int]]:
+    """Merges of a byte-level vocabulary; their tokens are added to `pieces` until it has `n_tokens`."""
+    if counts.counts.max(initial=0) > MAX_COUNT:
+        raise ValueError("a chunk occurs more than two thousand million times; train on a sample of the text")
+    if counts.lengths.sum() + len(counts.lengths) > MAX_SYMBOLS:
+        raise ValueError("the distinct chunks are too many; give a smaller memory limit, which leaves rare ones out")
+    symbols = np.empty(256, np.int32)
+    for token, piece in enumerate(pieces):
+        symbols[piece[0]] = token
+    cells = lay_out(counts.arena, counts.places, counts.lengths, counts.counts, symbols)
+    merges = merge_pairs(cells, len(pieces), n_tokens, min_count, LEAST_PAIR, on_event)
+    for left, right, token in merges.tolist():
+        if token == len(pieces):
+            pieces.append(pieces[left] + pieces[right])
+    return [(left, right) for left, right, _ in merges.tolist()]
 
 
-def _merge_word(word: list[int], pair: Pair, new: int) -> list[int]:
-    """The word with every occurrence of the pair replaced, from the left."""
-    i, out = 0, []
-    while i < len(word):
-        if i + 1 < len(word) and word[i] == pair[0] and word[i + 1] == pair[1]:
-            out.append(new)
-            i += 2
-        else:
-            out.append(word[i])
-            i += 1
-    return out
+def merge_pairs(
+    cells: NDArray[np.int32], n_symbols: int, n_tokens: int, min_count: int, ties: int, on_event: Handler
+) -> NDArray[np.int32]:
+    """`learn_merges` in a thread of its own, so that progress is shown and Ctrl-C is heard."""
+    control = np.array([n_symbols, 0])
+    results: list[NDArray[np.int32]] = []
+
+    def work() -> None:
+        with announced():
+            results.append(learn_merges(cells, n_symbols, n_tokens, max(1, min_count), ties, control))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+            on_event(
+                Progressed(
+                    what="training the tokenizer",
+                    done=int(control[0]) - n_symbols,
+                    total=n_tokens - n_symbols,
+                    unit="tokens",
+                )
+            )
+    finally:
+        control[1] = 1
+        thread.join()
+    if not results:
+        raise RuntimeError("the merging thread failed")
+    return results[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from diptych.core.files import write_text
 from diptych.tokenizers.base import EOS
-from diptych.tokenizers.bpe import BytePairTokenizer
-from diptych.tokenizers.splitting import BYTE_ORDER, to_letters
+from diptych.tokenizers.bpe import BytePairTokenizer, Normalization
+from diptych.tokenizers.letters import from_letters, to_letters
+from diptych.tokenizers.splitting import PATTERNS, Split
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _STEPS = {"truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"}
@@ -20,27 +22,36 @@ _NO_PARTS = {
     "end_of_word_suffix": None,
     "fuse_unk": False,
     "byte_fallback": False,
-    "ignore_merges": False,
 }
+_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+_END_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+MAX_ID = 1 << 21
 
 
 def write(tokenizer: BytePairTokenizer, path: Path) -> None:
     """Write a tokenizer.json that Hugging Face `tokenizers` loads with the same ids."""
-    names = [to_letters(piece) for piece in tokenizer.pieces[:-1]]
-    special = {"id": tokenizer.eos_id, "content": EOS, "special": True, "normalized": False}
+    pieces, special = tokenizer.ordinary, tokenizer.special_tokens
+    names = [to_letters(piece) for piece in pieces]
+    added = [
+        {"id": token, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        | {"special": True}
+        for name, token in sorted(special.items(), key=lambda item: item[1])
+    ]
+    vocabulary = {name: i for i, name in reversed(list(enumerate(names))) if name}
     model = {
         "type": "BPE",
         **_NO_PARTS,
-        "vocab": {**{name: i for i, name in enumerate(names)}, EOS: tokenizer.eos_id},
-        "merges": [[names[left], names[right]] for left, right in tokenizer.merges],
+        "ignore_merges": tokenizer.whole_pieces,
+        "vocab": {**dict(sorted(vocabulary.items(), key=lambda item: item[1])), **special},
+        "merges": [[names[left], names[right]] for left, right in merges_of(tokenizer)],
     }
     whole = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{**special, "single_word": False, "lstrip": False, "rstrip": False}],
-        "normalizer": None,
-        "pre_tokenizer": _BYTE_LEVEL,
+        "added_tokens": added,
+        "normalizer": None if tokenizer.normalization is None else {"type": tokenizer.normalization},
+        "pre_tokenizer": _pre_tokenizer(tokenizer.split),
         "post_processor": None,
         "decoder": _BYTE_LEVEL,
         "model": model,
@@ -48,42 +59,184 @@ def write(tokenizer: BytePairTokenizer, path: Path) -> None:
     write_text(path, json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
 
 
+def _pre_tokenizer(split: Split) -> dict[str, Any]:
+    if split == Split.named("gpt2"):
+        return _BYTE_LEVEL
+    isolated = {"type": "Split", "behavior": "Isolated", "invert": False}
+    steps: list[dict[str, Any]] = [{**isolated, "pattern": {"Regex": pattern}} for pattern in split.patterns]
+    return {"type": "Sequence", "pretokenizers": [*steps, {**_BYTE_LEVEL, "use_regex": False}]}
+
+
+def merges_of(tokenizer: BytePairTokenizer) -> list[tuple[int, int]]:
+    """The merges in order; for a tokenizer that has ranks only, every cut of a token into two, by the token's id."""
+    if tokenizer.merges is not None:
+        return tokenizer.merges
+    ids = {piece: token for token, piece in reversed(list(enumerate(tokenizer.ordinary))) if piece}
+    merges: list[tuple[int, int]] = []
+    for token, piece in enumerate(tokenizer.ordinary):
+        if ids.get(piece) == token:
+            cuts = ((ids.get(piece[:i]), ids.get(piece[i:])) for i in range(1, len(piece)))
+            merges += sorted((left, right) for left, right in cuts if left is not None and right is not None)
+    return merges
+
+
 def read(values: dict[str, Any], path: Path) -> BytePairTokenizer:
     """The tokenizer of a parsed tokenizer.json. Raises ValueError naming the first part that is not understood."""
-    _refuse_unknown(values, path)
-    model = values["model"]
+    model = _checked(values, path)
+    split, normalization = _split(values.get("pre_tokenizer"), path), _normalization(values.get("normalizer"), path)
+    special = _added_tokens(values.get("added_tokens"), path)
     try:
-        return _from_vocabulary(model["vocab"], model["merges"])
+        return from_vocabulary(
+            model["vocab"],
+            model["merges"],
+            split,
+            special,
+            eos=_end_token(path, special),
+            whole_pieces=bool(model.get("ignore_merges")),
+            normalization=normalization,
+        )
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{path}: vocabulary and merges do not fit together ({_brief(error)})") from None
 
 
-def _refuse_unknown(values: dict[str, Any], path: Path) -> None:
-    """Raise ValueError naming the first part that would make other ids than `BytePairTokenizer`."""
+def from_vocabulary(
+    vocab: Mapping[str, int],
+    merges: Iterable[Any],
+    split: Split,
+    special: Mapping[str, int],
+    *,
+    eos: str | None,
+    whole_pieces: bool = False,
+    normalization: Normalization | None = None,
+) -> BytePairTokenizer:
+    """A tokenizer of entries in GPT-2's letters. A merge is a pair of entries or a line with a space between them."""
+    ids = [*vocab.values(), *special.values()]
+    if any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < MAX_ID for token in ids):
+        raise ValueError(f"an id is no whole number from 0 to {MAX_ID - 1}")
+    pieces = [b""] * (max(ids) + 1)
+    reserved = {token: name for name, token in special.items()}
+    for name, token in vocab.items():
+        if pieces[token] or reserved.get(token, name) != name:
+            raise ValueError(f"id {token} stands for two tokens")
+        if token not in reserved:
+            pieces[token] = from_letters(name)
+    for name, token in special.items():
+        pieces[token] = name.encode()
+    pairs = []
+    for merge in merges:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        pairs.append((vocab[left], vocab[right]))
+    return BytePairTokenizer(
+        pieces, pairs, split, special, eos=eos, whole_pieces=whole_pieces, normalization=normalization
+    )
+
+
+def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The model of a tokenizer.json that holds only parts which are understood; ValueError naming the first other."""
     if extra := sorted(values.keys() - _STEPS - {"version", "added_tokens", "model"}):
-        raise ValueError(f"{path}: part {_brief(extra[0])} is not supported")
+        _refuse(path, f"part {_brief(extra[0])}")
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ValueError(f"{path}: only byte-level BPE tokenizers are read, not {_kind(model)}")
-    if extra := sorted(model.keys() - {"type", "vocab", "merges"} - _NO_PARTS.keys()):
-        raise ValueError(f"{path}: model.{_brief(extra[0])} is not supported")
+    if extra := sorted(model.keys() - {"type", "vocab", "merges", "ignore_merges"} - _NO_PARTS.keys()):
+        _refuse(path, f"model.{_brief(extra[0])}")
     for name, expected in _NO_PARTS.items():
         if model.get(name, expected) not in (expected, "" if expected is None else expected):
-            raise ValueError(f"{path}: model.{name} = {_brief(model[name])} is not supported")
-    for name in ("truncation", "padding", "normalizer"):
+            _refuse(path, f"model.{name} = {_brief(model[name])}")
+    if not isinstance(model.get("ignore_merges", False), bool):
+        _refuse(path, f"model.ignore_merges = {_brief(model['ignore_merges'])}")
+    for name in ("truncation", "padding"):
         if values.get(name) is not None:
-            raise ValueError(f"{path}: {name} {_kind(values[name])} is not supported")
+            _refuse(path, f"{name} {_kind(values[name])}")
     for name in ("post_processor", "decoder"):
-        if values.get(name) is not None and _kind(values[name]) != "ByteLevel":
-            raise ValueError(f"{path}: {name} {_kind(values[name])} is not supported")
-    split = values.get("pre_tokenizer")
-    if not isinstance(split, dict) or {**_BYTE_LEVEL, **split, "trim_offsets": True} != _BYTE_LEVEL:
-        raise ValueError(f"{path}: pre_tokenizer {_kind(split)} is not supported, only ByteLevel with GPT-2's split")
-    added = values.get("added_tokens") or []
-    for token in added if isinstance(added, list) else [added]:
+        if values.get(name) is not None and _kind(values[name]) != "ByteLevel" and not _adds_special(values[name]):
+            _refuse(path, f"{name} {_kind(values[name])}")
+    return model
+
+
+def _adds_special(part: object) -> bool:
+    """Whether a post-processor only puts special tokens around a text, which is left to the caller here."""
+    if not isinstance(part, dict):
+        return False
+    if part.get("type") == "Sequence" and isinstance(part.get("processors"), list):
+        return all(_kind(step) == "ByteLevel" or _adds_special(step) for step in part["processors"])
+    return part.get("type") == "TemplateProcessing" and isinstance(part.get("special_tokens"), dict)
+
+
+def _split(part: object, path: Path) -> Split:
+    """The split of a pre-tokenizer: ByteLevel, alone or after splits by regular expressions and of digits."""
+    steps = part.get("pretokenizers") if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
+    patterns = []
+    if not isinstance(steps, list) or not steps:
+        _refuse(path, f"pre_tokenizer {_brief(part)}")
+    for step in steps[:-1]:
+        patterns.append(_pattern(step, path))
+    last = steps[-1]
+    uses_regex = isinstance(last, dict) and last.get("use_regex", True)
+    expected = {**_BYTE_LEVEL, "use_regex": uses_regex}
+    if not isinstance(last, dict) or {**expected, **last, "trim_offsets": True} != expected:
+        _refuse(path, f"pre_tokenizer {_kind(last)}")
+    if uses_regex:
+        patterns.append(PATTERNS["gpt2"])
+    if not patterns:
+        _refuse(path, "pre_tokenizer ByteLevel without any split")
+    try:
+        split = Split(tuple(patterns))
+        _ = split.rule or split.compiled
+    except ValueError as error:
+        raise ValueError(f"{path}: {_brief(error)}") from None
+    return split
+
+
+def _pattern(step: object, path: Path) -> str:
+    match step:
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", **rest} if not rest.get(
+            "invert"
+        ):
+            return pattern
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Removed", "invert": True}:
+            return pattern
+        case {"type": "Digits", **rest}:
+            return r"\p{N}" if rest.get("individual_digits") else r"\p{N}+"
+    _refuse(path, f"pre_tokenizer {_kind(step)}")
+
+
+def _normalization(part: object, path: Path) -> Normalization | None:
+    if part is None:
+        return None
+    if isinstance(part, dict) and part.keys() == {"type"} and part["type"] in _FORMS:
+        form: Normalization = part["type"]
+        return form
+    _refuse(path, f"normalizer {_kind(part)}")
+
+
+def _added_tokens(added: object, path: Path) -> dict[str, int]:
+    """Added tokens by name. Those that reach into the text around them are refused."""
+    special = {}
+    for token in added if isinstance(added, list) else [] if added is None else [added]:
         content = token.get("content") if isinstance(token, dict) else token
-        if content != EOS:
-            raise ValueError(f"{path}: added token {_brief(content)} is not supported, only {EOS}")
+        if not isinstance(token, dict) or not isinstance(content, str) or not isinstance(token.get("id"), int):
+            _refuse(path, f"added token {_brief(content)}")
+        for flag in ("single_word", "lstrip", "rstrip"):
+            if token.get(flag):
+                _refuse(path, f"added token {_brief(content)} with {flag}")
+        special[content] = token["id"]
+    return special
+
+
+def _end_token(path: Path, special: Mapping[str, int]) -> str | None:
+    """The end-of-document token: what tokenizer_config.json beside names, else the best known name."""
+    config = path.with_name("tokenizer_config.json")
+    try:
+        named = json.loads(config.read_bytes()).get("eos_token") if config.is_file() else None
+    except (ValueError, RecursionError, AttributeError):
+        raise ValueError(f"{config} is damaged: no JSON object") from None
+    named = named.get("content") if isinstance(named, dict) else named
+    return next((name for name in (named, *_END_NAMES) if isinstance(name, str) and name in special), None)
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise ValueError(f"{path}: {what} is not supported")
 
 
 def _kind(part: object) -> str:
@@ -92,20 +245,5 @@ def _kind(part: object) -> str:
 
 def _brief(value: object) -> str:
     """One short line of what may be anything."""
-    text = repr(value).strip("'")
+    text = " ".join(repr(value).strip("'").split())
     return text if len(text) < 100 else text[:97] + "..."
-
-
-def _from_vocabulary(vocab: dict[str, int], merges: list[Any]) -> BytePairTokenizer:
-    for token, byte in enumerate(BYTE_ORDER):
-        if vocab[to_letters(bytes([byte]))] != token:
-            raise ValueError("the first 256 tokens are not the bytes in their usual order")
-    pairs = []
-    for rank, merge in enumerate(merges):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        if vocab[left + right] != 256 + rank:
-            raise ValueError(f"merge {rank} makes token {vocab[left + right]}, not {256 + rank}")
-        pairs.append((vocab[left], vocab[right]))
-    if vocab.get(EOS, len(vocab)) != 256 + len(pairs) or len(vocab) > 257 + len(pairs):
-        raise ValueError(f"the vocabulary is not 256 bytes, {len(pairs)} merges and {EOS}")
-    return BytePairTokenizer(pairs)

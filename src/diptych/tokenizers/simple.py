@@ -1,16 +1,21 @@
-"""What are the simplest tokens? Bytes, and characters (review section 2.5)."""
+"""What are the simplest tokens? Bytes, characters, and words (review section 2.5)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from diptych.core.files import write_text
-from diptych.tokenizers.base import EOS, Ids, VocabularyOfBytes, utf8
+from diptych.tokenizers.base import EOS, Ids, utf8
+from diptych.tokenizers.engine import ChunkEncoder, MergeTable
+from diptych.tokenizers.splitting import Split
+from diptych.tokenizers.vocabulary import VocabularyOfBytes
+
+BYTES = [bytes([byte]) for byte in range(256)]
 
 
 @final
@@ -18,15 +23,11 @@ class ByteTokenizer(VocabularyOfBytes):
     """Token i is byte i; 256 ends a document."""
 
     def __init__(self) -> None:
-        self.pieces = [bytes([i]) for i in range(256)] + [EOS.encode()]
+        super().__init__([*BYTES, EOS.encode()], {EOS: 256})
 
-    def encode(self, text: str) -> Ids:
+    def encode_ordinary(self, text: str) -> Ids:
         """One token a UTF-8 byte."""
         return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
-
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Ids of each text."""
-        return [self.encode(text) for text in texts]
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
@@ -46,18 +47,56 @@ class CharacterTokenizer(VocabularyOfBytes):
         if any("\ud800" <= character <= "\udfff" for character in alphabet):
             raise ValueError("the alphabet holds a surrogate, which is no character")
         self.alphabet = alphabet
-        self.pieces = [bytes([i]) for i in range(256)] + [utf8(c) for c in alphabet] + [EOS.encode()]
-        self.ids = {character: (256 + i,) for i, character in enumerate(alphabet)}
+        pieces = [*BYTES, *map(utf8, alphabet), EOS.encode()]
+        super().__init__(pieces, {EOS: len(pieces) - 1})
+        self._ids = np.full(max(map(ord, alphabet), default=0) + 2, -1, np.int32)
+        self._ids[[ord(character) for character in alphabet]] = np.arange(256, 256 + len(alphabet))
 
-    def encode(self, text: str) -> Ids:
+    def encode_ordinary(self, text: str) -> Ids:
         """One token a character where the alphabet has it."""
-        ids = self.ids
-        return np.array([i for c in text for i in (ids[c] if c in ids else utf8(c))], np.int32)
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
+        if not (ids < 0).any():
+            return ids
+        text = utf8(text).decode()
+        return np.array([i for c in text for i in self._known(c)], np.int32)
 
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Ids of each text."""
-        return [self.encode(text) for text in texts]
+    def _known(self, character: str) -> Sequence[int]:
+        code = ord(character)
+        token = int(self._ids[code]) if code < len(self._ids) else -1
+        return (token,) if token >= 0 else utf8(character)
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
         write_text(path, json.dumps({"diptych": "character", "alphabet": self.alphabet}, ensure_ascii=False) + "\n")
+
+
+@final
+class WordTokenizer(VocabularyOfBytes):
+    """One token a word of `words`, the space before it included; words outside it fall back to their bytes.
+
+    A word is a chunk of GPT-2's split: letters, digits, other signs, or white space. Raises ValueError for a word that
+    stands twice.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        if len(set(words)) < len(words) or "" in words:
+            raise ValueError("the vocabulary names a word twice, or an empty one")
+        self.words = list(words)
+        pieces = [*BYTES, *map(utf8, words)]
+        super().__init__([*pieces, EOS.encode()], {EOS: len(pieces)})
+        nothing = np.empty(0, np.int32)
+        no_merges = MergeTable(nothing, nothing, nothing, nothing)
+        self._encoder = ChunkEncoder(pieces, no_merges, Split.named("gpt2"), whole_pieces=True)
+
+    def encode_ordinary(self, text: str) -> Ids:
+        """One token a word where the vocabulary has it."""
+        return self._encoder.encode(text)
+
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
+        """Ids of each text, on all cores."""
+        return self._encoder.encode_batch(texts)
+
+    def save(self, path: Path) -> None:
+        """Write tokenizer.json."""
+        write_text(path, json.dumps({"diptych": "word", "words": self.words}, ensure_ascii=False) + "\n")

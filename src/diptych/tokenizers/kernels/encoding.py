@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy import int32, int64, uint64
 
-from diptych.tokenizers.kernels.memory import compiled, grown, inlined, prefetch
+from diptych.tokenizers.kernels.memory import compiled, grown, inlined, load64, prefetch, store64
 from diptych.tokenizers.kernels.rows import GOLDEN, OWN_KEY, hash_of_keys, keys_of, same_bytes
 
 NEVER = np.int32(0x7FFFFFFF)
@@ -296,6 +296,9 @@ def encode_chunks(
     firsts, seconds = np.empty(AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
     ranks = np.empty(SHORT, np.int32)
     n, document = state[N_OUT], state[DOCUMENT]
+    while document < offsets.size - 1 and start >= offsets[document + 1]:  # empty ones in front
+        document += 1
+        token_offsets[document] = n
     while done < n_ends:
         block = min(AHEAD, n_ends - done)
         if (
@@ -351,10 +354,23 @@ def encode_chunks(
 
 
 @compiled
-def join_pieces(ids: Any, pieces: Any, offsets: Any, out: Any) -> Any:
-    """Write the bytes of all tokens in a row."""
-    n = 0
+def joined_size(ids: Any, offsets: Any) -> Any:
+    """The bytes of all tokens together; -1 - i where the i-th id is no token."""
+    size = int64(0)
     for t in range(ids.size):
-        for i in range(offsets[ids[t]], offsets[ids[t] + 1]):
-            out[n] = pieces[i]
-            n += 1
+        token = int64(ids[t])
+        if token < 0 or token >= offsets.size - 1 or offsets[token + 1] == offsets[token]:
+            return int64(-1 - t)
+        size += offsets[token + 1] - offsets[token]
+    return size
+
+
+@compiled
+def join_pieces(ids: Any, pieces: Any, offsets: Any, out: Any) -> Any:
+    """Write the bytes of all tokens in a row, eight at a time: pieces and out end in eight bytes more."""
+    n = int64(0)
+    for t in range(ids.size):
+        start, end = offsets[ids[t]], offsets[ids[t] + 1]
+        for i in range(start, end, 8):
+            store64(out, n + i - start, load64(pieces, i))
+        n += end - start

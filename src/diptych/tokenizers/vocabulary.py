@@ -1,0 +1,145 @@
+"""What do all tokenizers share whose every token stands for bytes? Decoding, and special tokens within text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import regex
+from numpy.typing import NDArray
+
+from diptych.tokenizers.base import EOS, Ids, Special
+from diptych.tokenizers.kernels.encoding import join_pieces, joined_size
+from diptych.tokenizers.kernels.memory import announced
+
+
+class VocabularyOfBytes:
+    """Tokens and their bytes; subclasses say how ordinary text is encoded.
+
+    `pieces[i]` are the bytes of token i, empty where an id is not in use. Raises ValueError for special tokens that do not
+    stand in the vocabulary.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int], eos: str | None = EOS) -> None:
+        self.pieces = list(pieces)
+        for name, token in special_tokens.items():
+            if not name or not 0 <= token < len(self.pieces) or self.pieces[token] != name.encode():
+                raise ValueError(f"special token {name!r} does not stand at id {token} of the vocabulary")
+        self._special_tokens = dict(special_tokens)
+        self._eos = eos
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included: every id lies below it."""
+        return len(self.pieces)
+
+    @property
+    def eos_id(self) -> int:
+        """The token that opens and closes a document. Raises ValueError where the tokenizer has none."""
+        if self._eos is None or self._eos not in self._special_tokens:
+            known = ", ".join(self._special_tokens) or "none"
+            raise ValueError(f"the tokenizer names no end-of-document token (its special tokens: {known})")
+        return self._special_tokens[self._eos]
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Tokens that never come from text unless they are allowed to."""
+        return self._special_tokens
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one token stands for. Raises ValueError for an id outside the vocabulary."""
+        if not 0 <= token < len(self.pieces):
+            raise ValueError(f"token id {token} lies outside the vocabulary of {len(self.pieces)}")
+        return self.pieces[token]
+
+    @cached_property
+    def _flat(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All pieces in a row, and where each begins."""
+        offsets = np.zeros(len(self.pieces) + 1, np.int64)
+        np.cumsum([len(piece) for piece in self.pieces], out=offsets[1:])
+        pieces = np.frombuffer(b"".join(self.pieces) + bytes(8), np.uint8)
+        with announced():  # the loops are compiled here, if they must be
+            nothing = np.empty(0, np.int32)
+            joined_size(nothing, offsets)
+            join_pieces(nothing, pieces, offsets, np.empty(8, np.uint8))
+        return pieces, offsets
+
+    def _joined(self, ids: Sequence[int] | Ids) -> NDArray[np.uint8]:
+        pieces, offsets = self._flat
+        tokens = np.asarray(ids)
+        if tokens.size == 0:
+            return np.empty(0, np.uint8)
+        if tokens.dtype.kind not in "iu" or tokens.ndim != 1:
+            raise ValueError("token ids must be a row of whole numbers")
+        if tokens.dtype != np.int32 or not tokens.flags.c_contiguous or not tokens.flags.writeable:
+            tokens = np.array(np.clip(tokens, -1, len(self.pieces)), np.int32)
+        size = joined_size(tokens, offsets)
+        if size < 0:
+            token = int(np.asarray(ids)[-1 - size])
+            raise ValueError(f"token id {token} does not stand in the vocabulary of {len(self.pieces)}")
+        out = np.empty(size + 8, np.uint8)
+        join_pieces(tokens, pieces, offsets, out)
+        return out[:size]
+
+    def decode_bytes(self, ids: Sequence[int] | Ids) -> bytes:
+        """The bytes of all tokens in a row. Raises ValueError for an id outside the vocabulary."""
+        return self._joined(ids).tobytes()
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """The text; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id outside the vocabulary."""
+        return str(self._joined(ids).data, "utf-8", "replace")
+
+    def encode_ordinary(self, text: str) -> Ids:
+        """Ids of the text; what looks like a special token is ordinary text."""
+        raise NotImplementedError
+
+    def encode(self, text: str, *, allowed_special: Special = (), disallowed_special: Special = ()) -> Ids:
+        """Ids of the text. What looks like a special token is ordinary text, unless it is allowed or disallowed.
+
+        allowed_special: these become their tokens. disallowed_special: text that holds one of these raises ValueError;
+        "all": all that are not allowed. Raises ValueError too for a name that is no special token.
+        """
+        if not allowed_special and not disallowed_special:
+            return self.encode_ordinary(text)
+        allowed = self._names(allowed_special)
+        disallowed = self._names(disallowed_special) - (allowed if disallowed_special == "all" else set())
+        if disallowed and (found := _any_of(disallowed).search(text)):
+            raise ValueError(
+                f"the text holds the special token {found.group()!r} at character {found.start()}; allow it, "
+                "or encode it as ordinary text"
+            )
+        parts, last = [], 0
+        for match in _any_of(allowed).finditer(text) if allowed else ():
+            parts += [self.encode_ordinary(text[last : match.start()])]
+            parts += [np.array([self._special_tokens[match.group()]], np.int32)]
+            last = match.end()
+        return np.concatenate([*parts, self.encode_ordinary(text[last:])])
+
+    def _names(self, special: Special) -> set[str]:
+        if special == "all":
+            return set(self._special_tokens)
+        if isinstance(special, str):
+            raise ValueError(f"special tokens are named by a collection or 'all', not by {special!r}")
+        if unknown := set(special) - self._special_tokens.keys():
+            raise ValueError(f"{min(unknown)!r} is no special token here; there are: {', '.join(self._special_tokens)}")
+        return set(special)
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.object_]:
+        """The ids as Python numbers: lists that share them are faster to make, and smaller."""
+        return np.array(range(len(self.pieces)), object)
+
+    def encode_list(self, text: str) -> list[int]:
+        """Ids of the text as a Python list; special tokens are ordinary text."""
+        ids: list[int] = self._numbers[self.encode_ordinary(text)].tolist()
+        return ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
+        """Ids of each text; special tokens are ordinary text."""
+        return [self.encode_ordinary(text) for text in texts]
+
+
+def _any_of(names: set[str]) -> regex.Pattern[str]:
+    """The longest of several names that begin at one place."""
+    return regex.compile("|".join(regex.escape(name) for name in sorted(names, key=lambda n: (-len(n), n))))
