@@ -1,11 +1,11 @@
-"""Gather real text in quantity for the tokenizer benchmarks: Debian's documentation and translated manuals, and the sources
-and documents of the Python packages installed here. Writes FOLDER/corpus.jsonl and FOLDER/contents.json, which states every
-package with its version and the bytes of text taken from it.
+"""Gather real text in quantity for the tokenizer benchmarks: Debian's documentation and translated manuals, and the
+sources and documents of the Python packages installed here. Writes FOLDER/corpus.jsonl and FOLDER/contents.json, which
+states every package with its version and the bytes of text taken from it.
 
 python benchmarks/corpus.py FOLDER [--megabytes 190]
 
-The packages are downloaded with apt-get and unpacked with dpkg-deb into a temporary folder; nothing is installed. Markup
-(HTML) is reduced to its text; manual pages stay as they are. Documents are shuffled by a hash of their text.
+The packages are downloaded with apt-get and unpacked with dpkg-deb into a temporary folder; nothing is installed.
+Markup (HTML) is reduced to its text; manual pages stay as they are. Documents are shuffled by a hash of their text.
 """
 
 from __future__ import annotations

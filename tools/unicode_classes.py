@@ -1,10 +1,12 @@
-"""Make src/diptych/tokenizers/unicode_classes.npz: the class of every code point, as tiktoken's own regex engine sees it.
+"""Make src/diptych/tokenizers/unicode_classes.npz: the class of every code point, as tiktoken's own regex engine sees
+it.
 
 python tools/unicode_classes.py
 
-Python's `unicodedata`, `regex` and tiktoken are built from tables of different Unicode versions and disagree on thousands
-of code points, so the package carries one table and does not move with the interpreter. The file holds runs: `starts[i]` is
-the first code point of run i and `classes[i]` its class, a number of `diptych.tokenizers.classes.Class`.
+Python's `unicodedata`, `regex` and tiktoken are built from tables of different Unicode versions and disagree on
+thousands of code points, so the package carries one table and does not move with the interpreter. The file holds runs:
+`starts[i]` is the first code point of run i and `classes[i]` its class, a number of
+`diptych.tokenizers.classes.Class`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from diptych.tokenizers.vocabulary import VocabularyOfBytes
 Pair = tuple[int, int]
 
 SHORT_TEXT, SHORT_TEXTS = 16, 1 << 16
-"""Characters of texts whose ids are remembered as a whole, and how many of them: words come one by one, again and again."""
+"""Characters of texts whose ids are remembered as a whole, and how many of them: words come one by one, again and
+again."""
 
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
@@ -32,11 +33,12 @@ _RUNS = regex.compile("[\ud800-\udfff]+|[^\ud800-\udfff]+")
 class BytePairTokenizer(VocabularyOfBytes):
     """Byte-pair encoding over the bytes of each chunk of `split`.
 
-    pieces: the bytes of token i, all 256 single bytes among them; special tokens included, empty where an id is not used.
-    merges: pairs (left id, right id) in the order of the training, each making the token of their joint bytes; None takes
-    tiktoken's rule instead: neighbours merge wherever their joint bytes are a token, lower ids first. whole_pieces: a chunk
-    that is a token is taken whole. normalization: a Unicode form that text is brought to first, which cannot be undone.
-    eos: the special token that ends a document. Raises ValueError where the parts do not fit together.
+    pieces: the bytes of token i, all 256 single bytes among them; special tokens included, empty where an id is not
+    used. merges: pairs (left id, right id) in the order of the training, each making the token of their joint bytes;
+    None takes tiktoken's rule instead: neighbours merge wherever their joint bytes are a token, lower ids first.
+    whole_pieces: a chunk that is a token is taken whole. normalization: a Unicode form that text is brought to first,
+    which cannot be undone. eos: the special token that ends a document. Raises ValueError where the parts do not fit
+    together.
     """
 
     def __init__(

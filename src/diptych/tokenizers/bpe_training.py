@@ -1,8 +1,8 @@
 """How is a byte-pair vocabulary learnt from text?
 
-Chunks are counted first (`diptych.tokenizers.counts`), then the most frequent pair is merged, again and again (Sennrich et
-al. 2016, algorithm 1). Equal counts: the smallest (left id, right id) first. A merge whose bytes are a token already makes
-that token, as in Hugging Face's trainer.
+Chunks are counted first (`diptych.tokenizers.counts`), then the most frequent pair is merged, again and again
+(Sennrich et al. 2016, algorithm 1). Equal counts: the smallest (left id, right id) first. A merge whose bytes are a
+token already makes that token, as in Hugging Face's trainer.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def train_bpe(
 
     At most `max_bytes` of text are read, one text after another; memory stays within about `memory` bytes whatever the
     texts' size. None as split: GPT-2's. total_bytes: the size of all texts, for the progress shown. checkpoint: a file
-    that keeps the counts where the reading is interrupted; a later call with the same `fingerprint`, split and texts goes
-    on from it. Raises ValueError for a vocabulary too small or an empty text; where the text runs out of pairs that occur
-    `min_count` times, the vocabulary is smaller, and a message says so.
+    that keeps the counts where the reading is interrupted; a later call with the same `fingerprint`, split and texts
+    goes on from it. Raises ValueError for a vocabulary too small or an empty text; where the text runs out of pairs
+    that occur `min_count` times, the vocabulary is smaller, and a message says so.
     """
     special, split = list(dict.fromkeys(special_tokens)), split or Split.named("gpt2")
     if vocab_size < 256 + len(special):
         raise ValueError(
-            f"a byte-pair vocabulary needs at least {256 + len(special)} tokens (256 bytes and {len(special)} special), "
-            f"not {vocab_size}"
+            f"a byte-pair vocabulary needs at least {256 + len(special)} tokens (256 bytes and {len(special)} special)"
+            f", not {vocab_size}"
         )
     counter = count_texts(
         first_bytes(texts, max_bytes),
@@ -174,7 +174,7 @@ def learn(
     for token, piece in enumerate(pieces):
         symbols[piece[0]] = token
     cells = lay_out(counts.arena, counts.places, counts.lengths, counts.counts, symbols)
-    merges = merge_pairs(cells, len(pieces), n_tokens, min_count, LEAST_PAIR, on_event)
+    merges = merge_pairs(cells, len(pieces), n_tokens, min_count=min_count, ties=LEAST_PAIR, on_event=on_event)
     for left, right, token in merges.tolist():
         if token == len(pieces):
             pieces.append(pieces[left] + pieces[right])
@@ -182,7 +182,7 @@ def learn(
 
 
 def merge_pairs(
-    cells: NDArray[np.int32], n_symbols: int, n_tokens: int, min_count: int, ties: int, on_event: Handler
+    cells: NDArray[np.int32], n_symbols: int, n_tokens: int, *, min_count: int, ties: int, on_event: Handler
 ) -> NDArray[np.int32]:
     """`learn_merges` in a thread of its own, so that progress is shown and Ctrl-C is heard."""
     control = np.array([n_symbols, 0])

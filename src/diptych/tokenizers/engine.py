@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -85,10 +86,10 @@ class _Workspace:
 class ChunkEncoder:
     """Encodes chunks of a split by ranked merges.
 
-    pieces: the bytes of every token, empty for ids that no text gives. merges: None takes tiktoken's rule, by which two
-    neighbours merge wherever their joint bytes are a token, lower ids first. whole_pieces: a chunk that is a token is
-    taken whole, whatever the merges make of it (as tiktoken always does). Raises ValueError for a vocabulary without all
-    256 bytes, or one too large.
+    pieces: the bytes of every token, empty for ids that no text gives. merges: None takes tiktoken's rule, by which
+    two neighbours merge wherever their joint bytes are a token, lower ids first. whole_pieces: a chunk that is a token
+    is taken whole, whatever the merges make of it (as tiktoken always does). Raises ValueError for a vocabulary
+    without all 256 bytes, or one too large.
     """
 
     def __init__(self, pieces: list[bytes], merges: MergeTable | None, split: Split, *, whole_pieces: bool) -> None:
@@ -209,9 +210,9 @@ class ChunkEncoder:
             self._free.append(work)
         ids = out[:n].copy()
         bounds = token_offsets.tolist()
-        return [ids[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [ids[start:end] for start, end in pairwise(bounds)]
 
-    def _fill(
+    def _fill(  # noqa: PLR0917
         self,
         work: _Workspace,
         data: bytes,

@@ -16,7 +16,8 @@ VOCABULARY, MERGES = "vocab.json", "merges.txt"
 def read_files(folder: Path, split: str | None = None) -> BytePairTokenizer:
     """The tokenizer of vocab.json and merges.txt in a folder; split: None takes GPT-2's.
 
-    Entries of the form <|name|> are special tokens. Raises ValueError for files that are damaged or do not fit together.
+    Entries of the form <|name|> are special tokens. Raises ValueError for files that are damaged or do not fit
+    together.
     """
     try:
         vocab = json.loads((folder / VOCABULARY).read_bytes())

@@ -198,16 +198,17 @@ def _pattern(step: object, path: Path) -> str:
             return pattern
         case {"type": "Digits", **rest}:
             return r"\p{N}" if rest.get("individual_digits") else r"\p{N}+"
-    _refuse(path, f"pre_tokenizer {_kind(step)}")
+        case _:
+            _refuse(path, f"pre_tokenizer {_kind(step)}")
 
 
 def _normalization(part: object, path: Path) -> Normalization | None:
     if part is None:
         return None
-    if isinstance(part, dict) and part.keys() == {"type"} and part["type"] in _FORMS:
-        form: Normalization = part["type"]
-        return form
-    _refuse(path, f"normalizer {_kind(part)}")
+    if not isinstance(part, dict) or part.keys() != {"type"} or part["type"] not in _FORMS:
+        _refuse(path, f"normalizer {_kind(part)}")
+    form: Normalization = part["type"]
+    return form
 
 
 def _added_tokens(added: object, path: Path) -> dict[str, int]:

@@ -1,7 +1,7 @@
 r"""Where may a token not cross? The split of text into chunks before byte-pair merges.
 
-The patterns of GPT-2, Llama 3, Qwen 2, cl100k and o200k are compiled scanners; any other regular expression goes through
-the `regex` library. What a pattern does not match is a chunk of its own, so that no text is lost.
+The patterns of GPT-2, Llama 3, Qwen 2, cl100k and o200k are compiled scanners; any other regular expression goes
+through the `regex` library. What a pattern does not match is a chunk of its own, so that no text is lost.
 """
 
 from __future__ import annotations

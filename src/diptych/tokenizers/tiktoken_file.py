@@ -1,6 +1,7 @@
 """How is a tokenizer exchanged with tiktoken? As its file of ranks: a line a token, its bytes in base64 and its rank.
 
-The file names neither the split nor the special tokens; both are known for the files that OpenAI publishes, by their names.
+The file names neither the split nor the special tokens; both are known for the files that OpenAI publishes, by their
+names.
 """
 
 from __future__ import annotations
@@ -27,17 +28,15 @@ PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
 
 def write_ranks(tokenizer: BytePairTokenizer, path: Path) -> None:
     """Write the ranks of all tokens but the special ones."""
-    lines = (
-        f"{base64.b64encode(piece).decode()} {rank}\n" for rank, piece in enumerate(tokenizer.ordinary) if piece
-    )
+    lines = (f"{base64.b64encode(piece).decode()} {rank}\n" for rank, piece in enumerate(tokenizer.ordinary) if piece)
     write_text(path, "".join(lines))
 
 
 def read_ranks(path: Path, split: str | None = None) -> BytePairTokenizer:
     """The tokenizer of a rank file, by tiktoken's rule of merging.
 
-    split: a name or a regular expression; None: known by the file's name. A file that is none of the published ones gets
-    one special token behind its ranks. Raises ValueError for a damaged file, naming the line.
+    split: a name or a regular expression; None: known by the file's name. A file that is none of the published ones
+    gets one special token behind its ranks. Raises ValueError for a damaged file, naming the line.
     """
     name, special = path.stem, None
     if split is None:

@@ -17,8 +17,8 @@ from diptych.tokenizers.kernels.memory import announced
 class VocabularyOfBytes:
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
 
-    `pieces[i]` are the bytes of token i, empty where an id is not in use. Raises ValueError for special tokens that do not
-    stand in the vocabulary.
+    `pieces[i]` are the bytes of token i, empty where an id is not in use. Raises ValueError for special tokens that do
+    not stand in the vocabulary.
     """
 
     def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int], eos: str | None = EOS) -> None:

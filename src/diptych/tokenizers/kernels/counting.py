@@ -22,9 +22,10 @@ AHEAD = 64
 def count_chunks(buffer: Any, start: Any, ends: Any, weights: Any, rows: Any, arena: Any, state: Any) -> Any:
     """Add chunks to the table and, where they are new, their bytes to the arena; returns how many were added.
 
-    buffer: uint8; chunk i ends at ends[i] and begins where the one before ends, the first at `start`; weights: int64, how
-    often each occurs, or empty: once; rows: uint64 [2**k, 4]; arena: uint8; state: (rows used, arena bytes used). Stops
-    early where the table becomes more than half full or the arena has no room, and at a chunk over MAX_CHUNK bytes.
+    buffer: uint8; chunk i ends at ends[i] and begins where the one before ends, the first at `start`; weights: int64,
+    how often each occurs, or empty: once; rows: uint64 [2**k, 4]; arena: uint8; state: (rows used, arena bytes used).
+    Stops early where the table becomes more than half full or the arena has no room, and at a chunk over MAX_CHUNK
+    bytes.
     """
     mask = rows.shape[0] - 1
     firsts, seconds = np.empty(AHEAD, np.uint64), np.empty(AHEAD, np.uint64)
@@ -69,4 +70,3 @@ def count_chunks(buffer: Any, start: Any, ends: Any, weights: Any, rows: Any, ar
             start = end
         done += block
     return done
-

@@ -1,7 +1,8 @@
 """How does byte-pair encoding cut a chunk, at the speed of a look-up?
 
-Words repeat: the tokens of a chunk are remembered by its bytes, and only a chunk not seen before is merged, lowest rank
-first and leftmost among equals. Short chunks scan for the lowest rank, long ones keep a heap, so none takes quadratic time.
+Words repeat: the tokens of a chunk are remembered by its bytes, and only a chunk not seen before is merged, lowest
+rank first and leftmost among equals. Short chunks scan for the lowest rank, long ones keep a heap, so none takes
+quadratic time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ RANK_BITS = 22
 MAX_TOKENS, MAX_RANKS = 1 << 21, 1 << RANK_BITS
 
 LENGTH_SHIFT, COUNT_SHIFT = 48, 32
-"""A row's meta is length << 48 | number of tokens << 32 | place of its bytes in the byte pool (over 16 bytes). Its value:
-one or two ids, or for more of them their place in the id pool."""
+"""A row's meta is length << 48 | number of tokens << 32 | place of its bytes in the byte pool (over 16 bytes). Its
+value: one or two ids, or for more of them their place in the id pool."""
 
 MAX_LENGTH = 0xFFFF
 """Bytes of the longest vocabulary entry that is looked up as a whole."""
@@ -130,9 +131,7 @@ def remember_pieces(pieces: Any, offsets: Any, rows: Any, byte_pool: Any, id_poo
             j = _find(rows, byte_pool, pieces, p, length, first, second)
             if rows[j, 2] == uint64(0):
                 ids[0] = token
-                _remember(
-                    rows, byte_pool, id_pool, state, j, first, second, pieces, p, length, ids, 0, 1
-                )
+                _remember(rows, byte_pool, id_pool, state, j, first, second, pieces, p, length, ids, 0, 1)
 
 
 @compiled
@@ -334,9 +333,7 @@ def encode_chunks(
                         out[n + i] = id_pool[place + i]
             else:
                 if length <= SHORT:
-                    count = _merge_short(
-                        buffer, start, length, byte_ids, byte_pairs, pairs, merged, ranks, out, n
-                    )
+                    count = _merge_short(buffer, start, length, byte_ids, byte_pairs, pairs, merged, ranks, out, n)
                 else:
                     count = _merge_long(buffer, start, length, byte_ids, byte_pairs, pairs, merged, out, n)
                 if length <= REMEMBERED:

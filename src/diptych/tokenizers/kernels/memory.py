@@ -19,8 +19,8 @@ inlined: Callable[[Any], Any] = numba.njit(forceinline=True, error_model="numpy"
 """For helpers of `compiled` loops: typed once each, inlined by LLVM."""
 
 pasted: Callable[[Any], Any] = numba.njit(inline="always", error_model="numpy")
-"""The same for the hottest helpers with loops, which run faster where their code stands in the caller's before typing; each
-use of one costs compile time anew."""
+"""The same for the hottest helpers with loops, which run faster where their code stands in the caller's before typing;
+each use of one costs compile time anew."""
 
 SILENT_SECONDS = 1.0
 """Loading loops from the disk takes less; compiling them takes longer and is announced."""
@@ -50,7 +50,7 @@ def _announce() -> None:
         logging.getLogger("diptych").warning(text)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load64(typing_context: Any, array: Any, index: Any) -> Any:
     """The eight bytes from byte `index` on of a contiguous uint8 array, little-endian, aligned or not."""
 
@@ -64,7 +64,7 @@ def load64(typing_context: Any, array: Any, index: Any) -> Any:
     return types.uint64(array, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store64(typing_context: Any, array: Any, index: Any, word: Any) -> Any:
     """Write eight bytes from byte `index` on of a contiguous uint8 array, little-endian, aligned or not."""
 
@@ -77,7 +77,7 @@ def store64(typing_context: Any, array: Any, index: Any, word: Any) -> Any:
     return types.void(array, types.int64, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def trailing_zeros(typing_context: Any, word: Any) -> Any:
     """The number of zero bits below the lowest one bit of a uint64 that is not zero."""
 
@@ -87,7 +87,7 @@ def trailing_zeros(typing_context: Any, word: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of element `index` of a contiguous array, counted over all its dimensions."""
 

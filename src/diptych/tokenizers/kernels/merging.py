@@ -30,8 +30,8 @@ AHEAD = 12
 """Positions ahead of the current one whose cells are asked for."""
 
 KEY, COUNT, START, SIZE = range(4)
-"""Columns of a pair: left << 32 | right; how often it stands; its positions, from START on; (next segment + 1) << 32 | their
-number. A segment behind the first is a row of the same kind with the key -1."""
+"""Columns of a pair: left << 32 | right; how often it stands; its positions, from START on; (next segment + 1) << 32 |
+their number. A segment behind the first is a row of the same kind with the key -1."""
 
 LOST, WON, N_WON, AT = 0, 2, 4, 6
 """Columns of a neighbour's tally, each for the left side and one further for the right: the count of the pair that
@@ -203,7 +203,8 @@ def _count_pairs(cells: Any, n: Any) -> Any:
 
 @inlined
 def _spelt_like(table: Any, spellings: Any, begins: Any, token: Any) -> Any:
-    """Where the spelling of `token` stands in a table of spellings: at an older token of the same one, or a free place."""
+    """Where the spelling of `token` stands in a table of spellings: at an older token of the same one, or a free
+    place."""
     start, length = begins[token], begins[token + 1] - begins[token]
     h = uint64(length)
     for i in range(length):
@@ -263,7 +264,9 @@ def _listed(positions: Any, pairs: Any, pair: Any) -> Any:
 
 
 @inlined
-def _rewrite(cells: Any, listed: Any, a: Any, b: Any, size_a: Any, size_b: Any, fresh: Any, tally: Any, near: Any) -> Any:
+def _rewrite(
+    cells: Any, listed: Any, a: Any, b: Any, size_a: Any, size_b: Any, fresh: Any, tally: Any, near: Any
+) -> Any:
     """Write the token `fresh` where the pair (a, b) stands and tally what disappears beside it.
 
     The cells of the occurrences take the place of the positions in `listed`. Returns their number, and how many tokens
@@ -352,9 +355,9 @@ def _enter_positions(
 def learn_merges(cells: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any) -> Any:
     """Merge pairs until there are `vocab_size` tokens or no pair occurs `min_count` times.
 
-    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. min_count: at least 1. control: int64 (tokens so
-    far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left, right, the token that they make,
-    which is new or, where it is spelt like an older one, that one.
+    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. min_count: at least 1. control: int64
+    (tokens so far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left, right, the token
+    that they make, which is new or, where it is spelt like an older one, that one.
     """
     sizes = np.empty(vocab_size + 1, np.int32)  # cells of each token
     begins = np.zeros(vocab_size + 2, np.int64)  # of each token's spelling
@@ -421,9 +424,7 @@ def learn_merges(cells: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ti
         control[0] = n_tokens
 
         merged = _listed(positions, pairs, k)
-        n_merged, n_left, n_right = _rewrite(
-            cells, merged, a, b, int64(sizes[a]), int64(sizes[b]), fresh, tally, near
-        )
+        n_merged, n_left, n_right = _rewrite(cells, merged, a, b, int64(sizes[a]), int64(sizes[b]), fresh, tally, near)
         for i in range(n_left + n_right):
             side = int64(i >= n_left)
             other = int64(near[side, i - side * n_left])

@@ -1,8 +1,8 @@
 """How are chunks of bytes found again? By open-addressing tables of 32-byte rows, half a cache line each.
 
-A row is four uint64: (first key, second key, meta, value); meta 0 marks an empty row, its highest `64 - shift` bits hold
-the length of the chunk. Chunks of up to 16 bytes are their own keys. Of longer ones the keys are the first eight bytes and
-the hash, and the bytes themselves, kept elsewhere, are compared before a row is believed.
+A row is four uint64: (first key, second key, meta, value); meta 0 marks an empty row, its highest `64 - shift` bits
+hold the length of the chunk. Chunks of up to 16 bytes are their own keys. Of longer ones the keys are the first eight
+bytes and the hash, and the bytes themselves, kept elsewhere, are compared before a row is believed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where does a chunk of text end, by the split patterns of GPT-2, cl100k and o200k?
 
-Each scanner is its regular expression (`diptych.tokenizers.splitting`) written out as one pass over valid UTF-8, byte by
-byte, letters eight at a time.
+Each scanner is its regular expression (`diptych.tokenizers.splitting`) written out as one pass over valid UTF-8, byte
+by byte, letters eight at a time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _class_at(buffer: Any, p: Any, classes: Any) -> Any:
 def _run(buffer: Any, p: Any, n: Any, classes: Any, low: Any, high: Any, letter_bit: Any) -> Any:
     """The end of the run, from p on, of characters of classes low to high.
 
-    `letter_bit`: all 0x20 to skip ASCII letters of both cases eight at a time, 0 to skip lower-case ones; all ones: none.
+    `letter_bit`: all 0x20 to skip ASCII letters of both cases eight at a time, 0 to skip lower-case ones; all ones:
+    none.
     """
     if letter_bit != ~uint64(0):
         while p + 8 <= n:
@@ -89,7 +90,8 @@ def _contraction(buffer: Any, p: Any, n: Any, any_case: Any) -> Any:
 def _white_space(buffer: Any, p: Any, n: Any, classes: Any, to_newline: Any, whole_tail: Any) -> Any:
     r"""The end of the chunk that begins with the white space at p: all of it but the last character before other text.
 
-    `to_newline`: through the last line end, if there is one (`\s*[\r\n]+`); `whole_tail`: all of it at the end of the text.
+    `to_newline`: through the last line end, if there is one (`\s*[\r\n]+`); `whole_tail`: all of it at the end of the
+    text.
     """
     q, last, newline = p, p, int64(-1)
     while q + 8 <= n:
@@ -187,7 +189,7 @@ def _cased_word(buffer: Any, p: Any, n: Any, classes: Any) -> Any:
     k = int64(OTHER)
     while p < n:
         k, length = _class_at(buffer, p, classes)
-        if k == LETTER or k == MARK:
+        if k in (LETTER, MARK):
             p += length
             last = p
         elif k == UPPER:
@@ -198,7 +200,7 @@ def _cased_word(buffer: Any, p: Any, n: Any, classes: Any) -> Any:
         p = _run(buffer, p, n, classes, LOWER, LOWER, uint64(0))
         while p < n:
             k, length = _class_at(buffer, p, classes)
-            if k != LOWER and k != LETTER and k != MARK:
+            if k not in (LOWER, LETTER, MARK):
                 break
             p += length
         return p
@@ -235,8 +237,8 @@ def _o200k(buffer: Any, p: Any, n: Any, classes: Any, max_digits: Any) -> Any:
 def split(buffer: Any, offsets: Any, classes: Any, rule: Any, cursor: Any, ends: Any) -> Any:
     """Fill `ends` with the ends of the next chunks; returns how many, 0 when all documents are done.
 
-    buffer: uint8, documents of valid UTF-8 one after another, document i from offsets[i] to offsets[i + 1]; rule: (scanner,
-    max_digits); cursor: (document, position), moved on.
+    buffer: uint8, documents of valid UTF-8 one after another, document i from offsets[i] to offsets[i + 1]; rule:
+    (scanner, max_digits); cursor: (document, position), moved on.
     """
     d, p, count = cursor[0], cursor[1], 0
     scanner, max_digits = rule
