@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from diptych.core.files import write_text
 from diptych.tokenizers.base import EOS
@@ -134,23 +134,23 @@ def from_vocabulary(
 def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """The model of a tokenizer.json that holds only parts which are understood; ValueError naming the first other."""
     if extra := sorted(values.keys() - _STEPS - {"version", "added_tokens", "model"}):
-        _refuse(path, f"part {_brief(extra[0])}")
+        raise _refused(path, f"part {_brief(extra[0])}")
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise ValueError(f"{path}: only byte-level BPE tokenizers are read, not {_kind(model)}")
     if extra := sorted(model.keys() - {"type", "vocab", "merges", "ignore_merges"} - _NO_PARTS.keys()):
-        _refuse(path, f"model.{_brief(extra[0])}")
+        raise _refused(path, f"model.{_brief(extra[0])}")
     for name, expected in _NO_PARTS.items():
         if model.get(name, expected) not in (expected, "" if expected is None else expected):
-            _refuse(path, f"model.{name} = {_brief(model[name])}")
+            raise _refused(path, f"model.{name} = {_brief(model[name])}")
     if not isinstance(model.get("ignore_merges", False), bool):
-        _refuse(path, f"model.ignore_merges = {_brief(model['ignore_merges'])}")
+        raise _refused(path, f"model.ignore_merges = {_brief(model['ignore_merges'])}")
     for name in ("truncation", "padding"):
         if values.get(name) is not None:
-            _refuse(path, f"{name} {_kind(values[name])}")
+            raise _refused(path, f"{name} {_kind(values[name])}")
     for name in ("post_processor", "decoder"):
         if values.get(name) is not None and _kind(values[name]) != "ByteLevel" and not _adds_special(values[name]):
-            _refuse(path, f"{name} {_kind(values[name])}")
+            raise _refused(path, f"{name} {_kind(values[name])}")
     return model
 
 
@@ -168,18 +168,18 @@ def _split(part: object, path: Path) -> Split:
     steps = part.get("pretokenizers") if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
     patterns = []
     if not isinstance(steps, list) or not steps:
-        _refuse(path, f"pre_tokenizer {_brief(part)}")
+        raise _refused(path, f"pre_tokenizer {_brief(part)}")
     for step in steps[:-1]:
         patterns.append(_pattern(step, path))
     last = steps[-1]
     uses_regex = isinstance(last, dict) and last.get("use_regex", True)
     expected = {**_BYTE_LEVEL, "use_regex": uses_regex}
     if not isinstance(last, dict) or {**expected, **last, "trim_offsets": True} != expected:
-        _refuse(path, f"pre_tokenizer {_kind(last)}")
+        raise _refused(path, f"pre_tokenizer {_kind(last)}")
     if uses_regex:
         patterns.append(PATTERNS["gpt2"])
     if not patterns:
-        _refuse(path, "pre_tokenizer ByteLevel without any split")
+        raise _refused(path, "pre_tokenizer ByteLevel without any split")
     try:
         split = Split(tuple(patterns))
         _ = split.rule or split.compiled
@@ -199,14 +199,14 @@ def _pattern(step: object, path: Path) -> str:
         case {"type": "Digits", **rest}:
             return r"\p{N}" if rest.get("individual_digits") else r"\p{N}+"
         case _:
-            _refuse(path, f"pre_tokenizer {_kind(step)}")
+            raise _refused(path, f"pre_tokenizer {_kind(step)}")
 
 
 def _normalization(part: object, path: Path) -> Normalization | None:
     if part is None:
         return None
     if not isinstance(part, dict) or part.keys() != {"type"} or part["type"] not in _FORMS:
-        _refuse(path, f"normalizer {_kind(part)}")
+        raise _refused(path, f"normalizer {_kind(part)}")
     form: Normalization = part["type"]
     return form
 
@@ -217,10 +217,10 @@ def _added_tokens(added: object, path: Path) -> dict[str, int]:
     for token in added if isinstance(added, list) else [] if added is None else [added]:
         content = token.get("content") if isinstance(token, dict) else token
         if not isinstance(token, dict) or not isinstance(content, str) or not isinstance(token.get("id"), int):
-            _refuse(path, f"added token {_brief(content)}")
+            raise _refused(path, f"added token {_brief(content)}")
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
-                _refuse(path, f"added token {_brief(content)} with {flag}")
+                raise _refused(path, f"added token {_brief(content)} with {flag}")
         special[content] = token["id"]
     return special
 
@@ -236,8 +236,8 @@ def _end_token(path: Path, special: Mapping[str, int]) -> str | None:
     return next((name for name in (named, *_END_NAMES) if isinstance(name, str) and name in special), None)
 
 
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise ValueError(f"{path}: {what} is not supported")
+def _refused(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what} is not supported")
 
 
 def _kind(part: object) -> str:
