@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -33,6 +35,43 @@ def open_model(path: str, options: ModelOptions) -> tuple[LanguageModel, Tokeniz
     from diptych.training.distributed import choose_device
 
     return load_model(Path(path), device=choose_device(options.device), dtype=getattr(torch, options.dtype))
+
+
+def open_tokenizer(name: str, split: str | None = None) -> Tokenizer:
+    """The tokenizer of TOKENIZER: `byte`, or whatever `load_tokenizer` opens."""
+    from diptych.tokenizers.load import load_tokenizer
+    from diptych.tokenizers.simple import ByteTokenizer
+
+    return ByteTokenizer() if name == "byte" else load_tokenizer(Path(name), split)
+
+
+def given_text(text: str | None, files: tuple[Path, ...]) -> str:
+    """What --text says, else what stands in the files, else in the standard input. ValueError for what is no UTF-8."""
+    if text is not None:
+        if files:
+            raise ValueError("give either --text or files, not both")
+        return text
+    if files:
+        return "".join(_utf8(path.read_bytes(), str(path)) for path in files)
+    return _utf8(sys.stdin.buffer.read(), "the standard input")
+
+
+def _utf8(data: bytes, name: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; convert it first, "
+            "for example with iconv -f latin1 -t utf-8"
+        ) from None
+
+
+def size(text: str, option: str) -> int:
+    """Bytes of a size such as 500MB or 2GB. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    if match is None:
+        raise ValueError(f"{option} {text} is no size; write it as 800000, 500MB or 2GB")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
 
 
 def parse(kind: type[T], arguments: list[str], command: str, description: str) -> T:

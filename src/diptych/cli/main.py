@@ -13,55 +13,86 @@ import sys
 from diptych import __version__
 
 COMMANDS = {
-    "review": ("the main job: train, sample and score a model on text at hand, and write the living review"),
-    "train": ("train a model from a recipe, or go on where it was stopped"),
-    "generate": ("continue a prompt with a trained model, or show its next-token probabilities"),
-    "evaluate": ("score a model on data: bits per byte and perplexity, beside real yardsticks"),
-    "info": ("parameters, FLOPs, cache and memory of a model"),
-    "paper": ("the review as code: every table, equation and figure, with its reference, fast form and test"),
+    "review": "the main job: train, sample and score a model on text at hand, and write the living review",
+    "train": "train a model from a recipe, or go on where it was stopped",
+    "generate": "continue a prompt with a trained model, or show its next-token probabilities",
+    "evaluate": "score a model on data: bits per byte and perplexity, beside real yardsticks",
+    "info": "parameters, FLOPs, cache and memory of a model",
+    "tokenizer": "train, use, show, compare and study tokenizers",
+    "data": "what a corpus is like: the lengths of its documents",
+    "paper": "the review as code: every table, equation and figure, with its reference, fast form and test",
 }
 
+GROUPS = {
+    "tokenizer": {
+        "train": "learn a tokenizer from text of any size",
+        "encode": "text to token ids",
+        "decode": "token ids to text",
+        "show": "a text in coloured tokens, in the terminal or as a picture",
+        "compare": "tokenizers side by side on a text: tokens, bytes per token, speed, cost under attention",
+        "study": "how large should a vocabulary be? models of equal compute over vocabulary sizes",
+    },
+    "data": {
+        "lengths": "how long the documents of corpora are, and how often each distance between tokens occurs",
+    },
+}
+"""Commands that are made of further commands."""
 
-def help_text() -> str:
-    """What `diptych --help` prints."""
-    width = max(map(len, COMMANDS)) + 3
-    lines = [f"  {name:<{width}}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: diptych COMMAND [OPTIONS]",
-            "",
-            "Autoregressive transformers and diffusion side by side: train, sample, measure.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "options:",
-            f"  {'--help':<{width}}show this help; after a command, show that command's options",
+EXAMPLES = (
+    "diptych review --budget 6m",
+    "diptych train gpt2-tiny --data.source my/texts --out runs/mine",
+    "diptych generate runs/mine --prompt 'The sun' --show-probabilities",
+)
+
+
+def help_text(group: str = "") -> str:
+    """What `diptych --help` prints, or `diptych GROUP --help`."""
+    commands = GROUPS[group] if group else COMMANDS
+    width = max(map(len, commands)) + 3
+    lines = [f"  {name:<{width}}{text}" for name, text in commands.items()]
+    about = (
+        f"{COMMANDS[group].capitalize()}."
+        if group
+        else "Autoregressive transformers and diffusion side by side: train, sample, measure."
+    )
+    tail = [
+        "",
+        "options:",
+        f"  {'--help':<{width}}show this help; after a command, show that command's options",
+    ]
+    if not group:
+        tail += [
             f"  {'--version':<{width}}show the version",
             "",
             "examples:",
-            "  diptych review --budget 6m",
-            "  diptych train gpt2-tiny --data.source my/texts --out runs/mine",
-            "  diptych generate runs/mine --prompt 'The sun' --show-probabilities",
+            *(f"  {example}" for example in EXAMPLES),
         ]
-    )
+    prefix = f"diptych {group}" if group else "diptych"
+    return "\n".join([f"usage: {prefix} COMMAND [OPTIONS]", "", about, "", "commands:", *lines, *tail])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 2 wrong input (one line says what), 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text())
-        return 0
-    if arguments[0] == "--version":
+    if arguments[:1] == ["--version"]:
         print(f"diptych {__version__}")
         return 0
+    return _dispatch(arguments)
+
+
+def _dispatch(arguments: list[str], group: str = "") -> int:
+    commands = GROUPS[group] if group else COMMANDS
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(group))
+        return 0
     name, rest = arguments[0], arguments[1:]
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
-        return _refuse(f"unknown command {name}; {hint}")
-    return _guarded(name, rest)
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, 1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(commands)}"
+        return _refuse(f"unknown command {f'{group} {name}'.strip()}; {hint}")
+    if not group and name in GROUPS:
+        return _dispatch(rest, name)
+    return _guarded(f"{group}.{name}" if group else name, rest)
 
 
 def _guarded(name: str, rest: list[str]) -> int:

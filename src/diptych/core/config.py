@@ -12,6 +12,8 @@ from typing import ClassVar, Literal
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
 
+TokenizerKind = Literal["byte", "character", "word", "sennrich", "wordpiece", "unigram", "bpe"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -110,14 +112,17 @@ class TokenizerConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    kind: Literal["byte", "character", "bpe"] = "bpe"
-    """Raw bytes, characters, or byte-level byte-pair encoding trained on the data."""
+    kind: TokenizerKind = "bpe"
+    """Raw bytes; characters; words; word-level byte-pair encoding with end-of-word marks; WordPiece and unigram (extra
+    `subword`); byte-level byte-pair encoding."""
     vocab_size: int = 4096
-    """Vocabulary of the byte-pair encoding, special tokens included."""
+    """Size of the vocabulary, special tokens included; of bytes and characters the text decides it."""
+    split: str = "gpt2"
+    """Where byte-level byte-pair tokens end: gpt2, llama3, qwen2, cl100k, o200k, or a regular expression."""
     path: str | None = None
-    """A tokenizer.json to use instead of training one."""
-    train_bytes: int = 8_000_000
-    """How much of the training text the tokenizer is trained on, in bytes."""
+    """A tokenizer to use instead of training one: tokenizer.json, a rank file, a GGUF file, or a folder."""
+    train_bytes: int | None = 8_000_000
+    """How much of the training text the tokenizer is trained on, in bytes; None: all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

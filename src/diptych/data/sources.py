@@ -245,6 +245,17 @@ def _hub_dataset(name: str, field: str) -> Iterator[Document]:
         yield Document(_text_of(record, field, f"data set {name}, record {index}"), f"{name}:{index}")
 
 
+def size_on_disk(sources: Iterable[str]) -> int | None:
+    """Bytes of all files of the sources, about those of their text; None where a source is no file and no folder."""
+    sizes = []
+    for source in sources:
+        path = Path(source)
+        if not path.exists():
+            return None
+        sizes += [file.stat().st_size for file in (_visible(path) if path.is_dir() else [path])]
+    return sum(sizes)
+
+
 def describe(config: DataConfig) -> str:
     """The sources in a few words."""
     return ", ".join(config.source)

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from diptych.core.files import write_text
+from diptych.data.lengths import PUBLISHED
 from diptych.report import words
 from diptych.report.results import ReviewResults
 
@@ -44,6 +45,7 @@ SECTIONS: Final = (
     Section("transformer", "2.1", "The transformer", lambda r: r.model is not None),
     Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
     Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
+    Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
     Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
     Section("training", "", "Training", lambda r: bool(r.training)),
     Section("likelihood", "", "Held-out bits per byte", lambda r: r.score is not None or bool(r.yardsticks)),
@@ -79,10 +81,14 @@ def page(results: ReviewResults) -> str:
 
 def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
     """Name and function of every drawing that these results allow."""
-    from diptych.report import next_token, plots
+    from diptych.report import lengths, next_token, plots, schemes
 
     if results.next_token:
         yield "next_token", next_token.drawing
+    if results.lengths:
+        yield "lengths", lengths.review_drawing
+    if results.schemes:
+        yield "schemes", schemes.drawing
     if results.training:
         yield "training_curve", plots.training_curve
     if results.yardsticks:
@@ -135,4 +141,5 @@ def _environment() -> Environment:
         visible=words.visible,
     )
     environment.globals["plot"] = _plot
+    environment.globals["published_lengths"] = PUBLISHED
     return environment

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from diptych.core.files import write_text
+from diptych.data.lengths import CorpusLengths
 from diptych.evaluation.yardsticks import Yardstick
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
@@ -113,6 +114,24 @@ class TokenizerInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """A scheme of tokenization, trained and tried on the same texts as the others."""
+
+    name: str
+    vocab_size: int
+    sentence: tuple[str, ...]
+    """The tokens of the review's sentence."""
+    bytes_per_token: float
+    """On held-out text."""
+    words_whole_share: float
+    """Of its words."""
+    attention_pairs: int
+    """Sum over its documents of the square of the number of tokens."""
+    megabytes_per_second: float
+    """Speed of encoding on one core."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """The text."""
 
@@ -184,7 +203,9 @@ class ReviewResults:
     """Share of the machine's matmul peak that training reached."""
     model: ModelInfo | None = None
     tokenizer: TokenizerInfo | None = None
+    schemes: tuple[Scheme, ...] = ()
     data: DataInfo | None = None
+    lengths: tuple[CorpusLengths, ...] = ()
     machine: MachineInfo | None = None
     score: Score | None = None
     training: tuple[CurvePoint, ...] = ()

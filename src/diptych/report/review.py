@@ -24,6 +24,8 @@ from diptych.core.events import Handler, Message, Progressed, ignore
 from diptych.core.files import write_text
 from diptych.core.random import Rng
 from diptych.data.corpus import heldout_documents, training_documents
+from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
+from diptych.data.sources import read_documents
 from diptych.evaluation.likelihood import score_store
 from diptych.evaluation.ngram import NGram
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
@@ -31,6 +33,7 @@ from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
+from diptych.report.schemes import SENTENCE, compare_schemes
 from diptych.report.surroundings import machine_info, read_curves
 from diptych.report.words import visible
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
@@ -43,8 +46,8 @@ from diptych.training.run import METRICS, train_experiment
 
 T = TypeVar("T")
 
-SENTENCE = "Sun rises from the east"
-"""The review's own example for tokenization."""
+SCHEME_BYTES = 2_000_000, 500_000
+"""Text that every scheme of tokenization learns from, and is tried on."""
 
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
@@ -178,6 +181,8 @@ class Review:
             tuple[measured.NextTokenStep, ...],
             lambda: next_token_steps(model, tokenizer, "import ", n_steps=6, n_candidates=6, rng=Rng(self.seed)),
         )
+        lengths = self.stage("lengths", tuple[CorpusLengths, ...], lambda: self._lengths(experiment))
+        schemes = self.stage("schemes", tuple[measured.Scheme, ...], lambda: self._schemes(experiment))
         samples = self.stage("samples", tuple[measured.Sample, ...], lambda: self._samples(model, tokenizer))
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
@@ -189,7 +194,9 @@ class Review:
             mfu=mfu,
             model=model_info(model.config),
             tokenizer=tokenizer_info(experiment),
+            schemes=schemes,
             data=data_info(experiment),
+            lengths=lengths,
             machine=machine_info(world.device, experiment.run.train.dtype),
             score=score,
             training=training,
@@ -217,6 +224,30 @@ class Review:
         nats = float(model.nats(np.asarray(held.tokens)).sum())
         return (*rows, likelihood_yardstick("5-gram", nats, held.n_bytes))
 
+    def _schemes(self, experiment: Experiment) -> tuple[measured.Scheme, ...]:
+        data = experiment.run.data
+        train_bytes, heldout_bytes = SCHEME_BYTES
+        return compare_schemes(
+            [d.text for d in training_documents(replace(data, max_bytes=train_bytes))],
+            (d.text for d in heldout_documents(data)),
+            vocab_size=experiment.tokenizer.vocab_size,
+            train_bytes=train_bytes,
+            heldout_bytes=heldout_bytes,
+            on_event=self.on_event,
+        )
+
+    def _lengths(self, experiment: Experiment) -> tuple[CorpusLengths, ...]:
+        data = experiment.run.data
+        documents = read_documents(data.source, data.text_field)
+        lengths = measure_lengths(
+            data_info(experiment).name,
+            documents,
+            tokenizer=experiment.tokenizer,
+            context=max(CONTEXT, data.sequence_length),
+            on_event=self.on_event,
+        )
+        return (lengths,)
+
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
         prompts = [[tokenizer.eos_id, *tokenizer.encode(prompt).tolist()] for prompt in PROMPTS]
@@ -241,11 +272,12 @@ def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
     """The tokenizer, what it makes of the held-out text, and of the review's sentence."""
     tokenizer, heldout = experiment.tokenizer, experiment.heldout.store
     text_tokens = heldout.n_tokens - heldout.n_documents - 1
+    limit, n_bytes = experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes
     return measured.TokenizerInfo(
         kind=experiment.run.tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
         bytes_per_token=heldout.n_bytes / text_tokens,
-        train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
+        train_bytes=n_bytes if limit is None else min(limit, n_bytes),
         example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
     )
 

@@ -58,14 +58,14 @@ class BytePairTokenizer(VocabularyOfBytes):
         self.normalization = normalization
         special = set(special_tokens.values())
         self.ordinary = [b"" if token in special else piece for token, piece in enumerate(self.pieces)]
-        table = None if self.merges is None else _table(self.merges, self.ordinary)
+        table = None if self.merges is None else merge_table(self.merges, self.ordinary)
         self.whole_pieces = whole_pieces or merges is None
         self._encoder = ChunkEncoder(self.ordinary, table, split, whole_pieces=self.whole_pieces)
         self._short: dict[str, tuple[Ids, list[int]]] = {}
 
     def encode_ordinary(self, text: str) -> Ids:
         """Ids of the text, int32; what looks like a special token is ordinary text."""
-        known = self._short.get(text)
+        known = self._short.get(text) if isinstance(text, str) else None
         if known is not None:
             return known[0].copy()
         ids = self._encoder.encode(self._normalized(text))
@@ -75,7 +75,7 @@ class BytePairTokenizer(VocabularyOfBytes):
 
     def encode_list(self, text: str) -> list[int]:
         """Ids of the text as a Python list; special tokens are ordinary text."""
-        known = self._short.get(text)
+        known = self._short.get(text) if isinstance(text, str) else None
         return known[1].copy() if known is not None else super().encode_list(text)
 
     def encode_batch(self, texts: Iterable[str], n_threads: int | None = None) -> list[Ids]:
@@ -120,7 +120,7 @@ class BytePairTokenizer(VocabularyOfBytes):
             write(self, path)
 
 
-def _table(merges: Sequence[Pair], pieces: Sequence[bytes]) -> MergeTable:
+def merge_table(merges: Sequence[Pair], pieces: Sequence[bytes]) -> MergeTable:
     """The merges with the tokens they make. Raises ValueError for one that names or makes no token."""
     ids = {piece: token for token, piece in reversed(list(enumerate(pieces))) if piece}
     merged = []

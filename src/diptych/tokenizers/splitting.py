@@ -15,7 +15,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-GPT2, CL100K, CL100K_TAIL, O200K = 0, 1, 2, 3
+GPT2, CL100K, CL100K_TAIL, O200K, WORDS = range(5)
 """The scanners of `diptych.tokenizers.kernels.scanning`."""
 
 _SHORT_FORMS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"'(?i:[sdmt]|ll|ve|re)")
@@ -48,15 +48,17 @@ PATTERNS = {
         r"|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
     ),
     "o200k": _O200K,
+    "words": r"\S+ ?|\s",
 }
 """Split patterns by name: Radford et al. 2019; Llama 3, which is GPT-4's first form; Qwen 2; GPT-4's present form in
-tiktoken (0.8 on), where white space at the end of the text stays whole; GPT-4o's. Written so that Hugging Face's engine
-reads them too."""
+tiktoken (0.8 on), where white space at the end of the text stays whole; GPT-4o's; words with the space behind them.
+Written so that Hugging Face's engine reads them too."""
 
 
 def _known_rules() -> dict[str, tuple[int, int]]:
     """(scanner, longest run of digits) for every published spelling of the patterns above."""
     rules = {PATTERNS["gpt2"]: (GPT2, 0), PATTERNS["o200k"]: (O200K, 3), PATTERNS["cl100k"]: (CL100K_TAIL, 3)}
+    rules[PATTERNS["words"]] = (WORDS, 0)
     rules[r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"] = (GPT2, 0)
     rules[r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"] = (GPT2, 0)
     rules[
@@ -75,6 +77,13 @@ def _known_rules() -> dict[str, tuple[int, int]]:
 
 
 _RULES = _known_rules()
+
+_ESCAPED = regex.compile(r"\\.", regex.DOTALL)
+
+
+def _end_of_text(escaped: regex.Match[str]) -> str:
+    r"""What other engines call \z is \Z to `regex`."""
+    return r"\Z" if escaped.group() == r"\z" else escaped.group()
 
 
 @final
@@ -110,11 +119,14 @@ class Split:
     @cached_property
     def compiled(self) -> tuple[Any, ...]:
         """The patterns for the `regex` library. Raises ValueError for one that it does not understand."""
+        shown = " ".join(self.patterns)[:200]
         try:
-            # The end of the text is \\Z there.
-            return tuple(regex.compile(pattern.replace(r"\z", r"\Z")) for pattern in self.patterns)
-        except regex.error as error:
-            raise ValueError(f"{' '.join(self.patterns)[:200]!r} is no regular expression: {error}") from None
+            compiled = tuple(regex.compile(_ESCAPED.sub(_end_of_text, pattern)) for pattern in self.patterns)
+        except (regex.error, RecursionError) as error:
+            raise ValueError(f"{shown!r} is no regular expression: {error}") from None
+        if any(pattern.flags & regex.REVERSE for pattern in compiled):
+            raise ValueError(f"{shown!r} searches backwards, and a split goes forwards; leave (?r) out")
+        return compiled
 
     def chunks(self, text: str) -> list[str]:
         """The chunks by the `regex` library, with its own table of characters; they join to the text."""

@@ -3,28 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from diptych.core.config import TokenizerConfig
 from diptych.core.events import Handler, ignore
 from diptych.tokenizers.base import Tokenizer
-from diptych.tokenizers.bpe_training import first_bytes, train_bpe
-from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer
+from diptych.tokenizers.bpe_training import MEMORY, count_texts, first_bytes, train_bpe
+from diptych.tokenizers.sennrich import train_sennrich
+from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
+from diptych.tokenizers.splitting import Split
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, on_event: Handler = ignore) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str],
+    config: TokenizerConfig,
+    on_event: Handler = ignore,
+    *,
+    memory: int = MEMORY,
+    total_bytes: int | None = None,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+) -> Tokenizer:
     """A tokenizer of the kind that `config` names, learnt from at most `config.train_bytes` of the texts.
 
-    Raises ValueError where there is nothing to learn from, or the vocabulary is too small.
+    memory: the bytes that counting and merging may take. total_bytes: the size of all texts, for the progress shown.
+    checkpoint, fingerprint: where byte-pair encoding keeps its
+    counts if it is interrupted, and what tells this text from others (`train_bpe`). Raises ValueError where there is
+    nothing to learn from, or the vocabulary is too small.
     """
-    if config.train_bytes < 1:
-        raise ValueError(f"tokenizer.train_bytes={config.train_bytes} leaves no text to learn from; give some")
+    size = config.train_bytes
+    if size is not None and size < 1:
+        raise ValueError(f"tokenizer.train_bytes={size} leaves no text to learn from; give some")
     match config.kind:
         case "byte":
             return ByteTokenizer()
         case "character":
-            alphabet = {
-                c for text in first_bytes(texts, config.train_bytes) for c in text if not "\ud800" <= c <= "\udfff"
-            }
-            return CharacterTokenizer("".join(sorted(alphabet)))
+            return CharacterTokenizer(_alphabet(first_bytes(texts, size)))
+        case "word":
+            return train_words(first_bytes(texts, size), config.vocab_size, on_event, memory=memory)
+        case "sennrich":
+            return train_sennrich(texts, config.vocab_size, size, on_event, memory=memory)
+        case "wordpiece":
+            from diptych.tokenizers.subword import train_wordpiece
+
+            return train_wordpiece(first_bytes(texts, size), config.vocab_size, on_event)
+        case "unigram":
+            from diptych.tokenizers.subword import train_unigram
+
+            return train_unigram(first_bytes(texts, size), config.vocab_size, on_event)
         case "bpe":
-            return train_bpe(texts, config.vocab_size, config.train_bytes, on_event)
+            return train_bpe(
+                texts,
+                config.vocab_size,
+                size,
+                on_event,
+                split=Split.named(config.split),
+                memory=memory,
+                total_bytes=total_bytes if size is None else size,
+                checkpoint=checkpoint,
+                fingerprint=fingerprint,
+            )
+
+
+def train_words(
+    texts: Iterable[str], vocab_size: int, on_event: Handler = ignore, *, memory: int = MEMORY
+) -> WordTokenizer:
+    """The most frequent words of the texts; of equally frequent ones the first.
+
+    Raises ValueError for an empty text, or a vocabulary without room for a word beside 256 bytes and the special token.
+    """
+    if vocab_size < 258:
+        raise ValueError(f"a vocabulary of words needs at least 258 tokens (256 bytes, 1 special), not {vocab_size}")
+    counts = count_texts(texts, Split.named("gpt2"), memory=memory, on_event=on_event).counts()
+    # A word of one byte has a token already; a split may cut between the characters of no word, never within one.
+    ranked = sorted(((chunk, n) for chunk, n in counts if len(chunk) > 1), key=lambda item: -item[1])
+    return WordTokenizer([chunk.decode() for chunk, _ in ranked[: vocab_size - 257]])
+
+
+def _alphabet(texts: Iterable[str]) -> str:
+    """All characters of the texts but surrogates, which are none."""
+    seen: set[str] = set()
+    for text in texts:
+        seen.update(text)
+    return "".join(sorted(c for c in seen if not "\ud800" <= c <= "\udfff"))

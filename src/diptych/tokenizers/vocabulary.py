@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -67,13 +68,7 @@ class VocabularyOfBytes:
 
     def _joined(self, ids: Sequence[int] | Ids) -> NDArray[np.uint8]:
         pieces, offsets = self._flat
-        tokens = np.asarray(ids)
-        if tokens.size == 0:
-            return np.empty(0, np.uint8)
-        if tokens.dtype.kind not in "iu" or tokens.ndim != 1:
-            raise ValueError("token ids must be a row of whole numbers")
-        if tokens.dtype != np.int32 or not tokens.flags.c_contiguous or not tokens.flags.writeable:
-            tokens = np.array(np.clip(tokens, -1, len(self.pieces)), np.int32)
+        tokens = self._row(ids)
         size = joined_size(tokens, offsets)
         if size < 0:
             token = int(np.asarray(ids)[-1 - size])
@@ -81,6 +76,24 @@ class VocabularyOfBytes:
         out = np.empty(size + 8, np.uint8)
         join_pieces(tokens, pieces, offsets, out)
         return out[:size]
+
+    def _row(self, ids: Sequence[int] | Ids) -> Ids:
+        """The ids as a row that the compiled loops take; ids outside the vocabulary stay outside."""
+        if isinstance(ids, list):
+            row = bytearray(4 * len(ids))
+            try:
+                struct.pack_into(f"{len(ids)}i", row, 0, *ids)  # a third of the time that NumPy takes
+                return np.frombuffer(row, np.int32)
+            except struct.error:
+                pass  # what is no 32-bit number is told apart below
+        tokens = np.asarray(ids)
+        if tokens.size == 0:
+            return np.empty(0, np.int32)
+        if tokens.dtype.kind not in "iu" or tokens.ndim != 1:
+            raise ValueError("token ids must be a row of whole numbers")
+        if tokens.dtype != np.int32 or not tokens.flags.c_contiguous or not tokens.flags.writeable:
+            tokens = np.array(np.clip(tokens, -1, len(self.pieces)), np.int32)
+        return tokens
 
     def decode_bytes(self, ids: Sequence[int] | Ids) -> bytes:
         """The bytes of all tokens in a row. Raises ValueError for an id outside the vocabulary."""

@@ -8,9 +8,7 @@ or is kept in the state, so a run that is killed and started again repeats the u
 from __future__ import annotations
 
 import math
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import torch
 
 from diptych.checkpoints.run_folder import save_weights
 from diptych.core.events import Ended, Evaluated, Handler, Saved, Started, Stepped
+from diptych.core.interrupts import interruptible
 from diptych.core.random import Rng, derive_seed
 from diptych.core.types import Batch
 from diptych.data.stream import SequenceStream
@@ -235,26 +234,6 @@ def fit(trainer: Trainer) -> bool:
                 return False
     on_event(Ended(step=step, steps=steps, reason="finished"))
     return True
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that work ends at a safe point; the second one stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number: int, frame: object) -> None:
-        del number, frame
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

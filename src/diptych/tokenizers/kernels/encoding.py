@@ -21,7 +21,7 @@ NEVER = np.int32(0x7FFFFFFF)
 RANK_BITS = 22
 """A pair's entry is (left + 1) << 43 | right << RANK_BITS | rank; 0 is an empty one."""
 
-MAX_TOKENS, MAX_RANKS = 1 << 21, 1 << RANK_BITS
+MAX_TOKENS, MAX_RANKS = (1 << 21) - 1, 1 << RANK_BITS
 
 LENGTH_SHIFT, COUNT_SHIFT = 48, 32
 """A row's meta is length << 48 | number of tokens << 32 | place of its bytes in the byte pool (over 16 bytes). Its

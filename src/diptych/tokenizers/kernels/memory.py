@@ -31,7 +31,7 @@ _announced = False
 
 @contextmanager
 def announced() -> Iterator[None]:
-    """Around first calls of loops: where they turn out to be compiled, say once what is going on."""
+    """Around first calls of loops, on next to nothing: where they turn out to be compiled, say once what goes on."""
     timer = threading.Timer(SILENT_SECONDS, _announce)
     timer.daemon = True
     timer.start()

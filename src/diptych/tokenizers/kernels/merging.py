@@ -41,17 +41,12 @@ LOW = (1 << 32) - 1
 
 
 @compiled
-def lay_out(arena: Any, places: Any, lengths: Any, counts: Any, symbols: Any) -> Any:
-    """Chunks as cells: int32 [2 n], symbol and count of its chunk interleaved, an EDGE between chunks.
+def lay_out(arena: Any, places: Any, lengths: Any, counts: Any, symbols: Any, cells: Any) -> Any:
+    """Write chunks as cells: int32 [2 n], symbol and count of its chunk interleaved, an EDGE around each chunk.
 
     arena: uint8; chunk i are the `lengths[i]` bytes from `places[i]` on; symbols: int32 [256], the token of each byte.
-    Chunks of one byte have no pairs and are left out.
+    Chunks of one byte have no pairs and are left out: n is 1 more than the sum of the other lengths plus 1 each.
     """
-    n = 1
-    for w in range(places.size):
-        if lengths[w] > 1:
-            n += lengths[w] + 1
-    cells = np.zeros(2 * n, np.int32)
     cells[0] = EDGE
     p = 1
     for w in range(places.size):
@@ -62,7 +57,6 @@ def lay_out(arena: Any, places: Any, lengths: Any, counts: Any, symbols: Any) ->
                 p += 1
             cells[2 * p] = EDGE
             p += 1
-    return cells
 
 
 @inlined
@@ -165,9 +159,8 @@ def _tie(cells: Any, positions: Any, pairs: Any, sizes: Any, pair: Any, ties: An
 
 
 @inlined
-def _count_pairs(cells: Any, n: Any) -> Any:
-    """All pairs with their counts and positions: (pairs, number of pairs, table, positions, number of positions)."""
-    pairs = np.empty((1 << 16, 4), np.int64)
+def _count_pairs(cells: Any, n: Any, pairs: Any, positions: Any) -> Any:
+    """All pairs with their counts and positions: (pairs, number of pairs, table, number of positions)."""
     n_pairs = int64(0)
     table = _rehashed(pairs, 0, 1 << 18)
     for i in range(1, n - 1):
@@ -186,8 +179,6 @@ def _count_pairs(cells: Any, n: Any) -> Any:
                     table = _rehashed(pairs, n_pairs, 4 * table.size)
             pairs[q, COUNT] += cells[2 * i + 1]
             pairs[q, SIZE] += 1
-    # Each merged occurrence takes a symbol away and adds at most two positions.
-    positions = np.empty(3 * n, np.int32)
     n_positions = int64(0)
     for q in range(n_pairs):
         pairs[q, START] = n_positions
@@ -198,7 +189,7 @@ def _count_pairs(cells: Any, n: Any) -> Any:
             q = int64(table[_slot(table, pairs, (int64(cells[2 * i]) << 32) | int64(cells[2 * i + 2]))])
             positions[pairs[q, START] + pairs[q, SIZE]] = i
             pairs[q, SIZE] += 1
-    return pairs, n_pairs, table, positions, n_positions
+    return pairs, n_pairs, table, n_positions
 
 
 @inlined
@@ -352,17 +343,20 @@ def _enter_positions(
 
 
 @compiled
-def learn_merges(cells: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any) -> Any:
+def learn_merges(
+    cells: Any, pairs: Any, positions: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any
+) -> Any:
     """Merge pairs until there are `vocab_size` tokens or no pair occurs `min_count` times.
 
-    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. min_count: at least 1. control: int64
-    (tokens so far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left, right, the token
-    that they make, which is new or, where it is spelt like an older one, that one.
+    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. pairs, positions: room, int64 [any, 4] and
+    int32 [3 n]: each merged occurrence takes a symbol away and adds at most two positions. min_count: at least 1.
+    control: int64 (tokens so far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left,
+    right, the token that they make, which is new or, where it is spelt like an older one, that one.
     """
     sizes = np.empty(vocab_size + 1, np.int32)  # cells of each token
     begins = np.zeros(vocab_size + 2, np.int64)  # of each token's spelling
     spellings = np.empty(16 * vocab_size, np.int32)
-    pairs, n_pairs, table, positions, n_positions = _count_pairs(cells, cells.size // 2)
+    pairs, n_pairs, table, n_positions = _count_pairs(cells, cells.size // 2, pairs, positions)
     buckets = 4
     while buckets < 4 * vocab_size:
         buckets *= 2

@@ -1,4 +1,4 @@
-"""Where does a chunk of text end, by the split patterns of GPT-2, cl100k and o200k?
+"""Where does a chunk of text end, by the split patterns of GPT-2, cl100k and o200k, or of words alone?
 
 Each scanner is its regular expression (`diptych.tokenizers.splitting`) written out as one pass over valid UTF-8, byte
 by byte, letters eight at a time.
@@ -13,7 +13,7 @@ from numpy import int64, uint64
 
 from diptych.tokenizers.kernels.memory import compiled, inlined, load64, pasted, trailing_zeros
 
-GPT2, CL100K, CL100K_TAIL, O200K = 0, 1, 2, 3
+GPT2, CL100K, CL100K_TAIL, O200K, WORDS = range(5)
 """CL100K_TAIL: tiktoken's newer form, where white space at the end of the text is one chunk, line ends and all."""
 
 OTHER, MARK, UPPER, LOWER, LETTER, NUMBER, SPACE, NEWLINE = range(8)
@@ -233,6 +233,16 @@ def _o200k(buffer: Any, p: Any, n: Any, classes: Any, max_digits: Any) -> Any:
     return _white_space(buffer, p, n, classes, True, False)
 
 
+@inlined
+def _words(buffer: Any, p: Any, n: Any, classes: Any) -> Any:
+    k, length = _class_at(buffer, p, classes)
+    p += length
+    if k >= SPACE:
+        return p
+    p = _run(buffer, p, n, classes, OTHER, NUMBER, SPACES)
+    return p + 1 if p < n and buffer[p] == 32 else p
+
+
 @compiled
 def split(buffer: Any, offsets: Any, classes: Any, rule: Any, cursor: Any, ends: Any) -> Any:
     """Fill `ends` with the ends of the next chunks; returns how many, 0 when all documents are done.
@@ -252,6 +262,8 @@ def split(buffer: Any, offsets: Any, classes: Any, rule: Any, cursor: Any, ends:
                 p = _gpt2(buffer, p, n, classes)
             elif scanner == O200K:
                 p = _o200k(buffer, p, n, classes, max_digits)
+            elif scanner == WORDS:
+                p = _words(buffer, p, n, classes)
             else:
                 p = _cl100k(buffer, p, n, classes, max_digits, scanner == CL100K_TAIL)
             ends[count] = p
