@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from diptych.data.lengths import CorpusLengths, measure_lengths
+from diptych.data.sources import Document
 from diptych.evaluation.yardsticks import Yardstick
 from diptych.report.results import (
     Candidate,
@@ -18,10 +20,17 @@ from diptych.report.results import (
     PartSize,
     ReviewResults,
     Sample,
+    Scheme,
     Score,
     Stage,
     TokenizerInfo,
 )
+from diptych.tokenizers.simple import ByteTokenizer
+
+
+def _lengths() -> CorpusLengths:
+    texts = ["sun " * n for n in (2, 3, 40)]
+    return measure_lengths("a corpus", [Document(text, "") for text in texts], tokenizer=ByteTokenizer(), context=64)
 
 
 @pytest.fixture
@@ -48,6 +57,27 @@ def full() -> ReviewResults:
             heldout_documents=200,
             heldout_bytes=1_000_000,
             heldout_tokens=290_000,
+        ),
+        lengths=(_lengths(),),
+        schemes=(
+            Scheme(
+                name="Words",
+                vocab_size=300,
+                sentence=("Sun", " rises"),
+                bytes_per_token=4.5,
+                words_whole_share=0.5,
+                attention_pairs=100,
+                megabytes_per_second=50.0,
+            ),
+            Scheme(
+                name="Raw bytes",
+                vocab_size=257,
+                sentence=tuple("Sun rises"),
+                bytes_per_token=1.0,
+                words_whole_share=0.125,
+                attention_pairs=2025,
+                megabytes_per_second=900.0,
+            ),
         ),
         machine=MachineInfo(
             processor="a processor",

@@ -86,6 +86,7 @@ def test_sections_stand_in_the_order_of_the_review(full: ReviewResults) -> None:
         ("model", "transformer"),
         ("next_token", "generation"),
         ("samples", "samples"),
+        ("lengths", "lengths"),
         ("tokenizer", "tokenization"),
         ("training", "training"),
     ],
@@ -126,6 +127,7 @@ def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
         command=HOSTILE,
         tokenizer=dataclasses.replace(full.tokenizer, example=(HOSTILE,)),
         data=dataclasses.replace(full.data, name=HOSTILE),
+        lengths=(dataclasses.replace(full.lengths[0], name=HOSTILE),),
         machine=dataclasses.replace(full.machine, processor=HOSTILE),
         stages=(dataclasses.replace(full.stages[0], name=LABEL),),
         yardsticks=(dataclasses.replace(full.yardsticks[0], name=LABEL),),
@@ -148,6 +150,9 @@ def test_figures_shown_are_the_measured_ones(full: ReviewResults) -> None:
         "290,000",
         "diptych review --budget 60",
         "75 %",
+        "76 % of all pairs",
+        "4,434",
+        "Books3, published",
     ):
         assert shown in text
     assert text.index("5-gram") < text.index("this transformer")
@@ -159,7 +164,8 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
     render(load_results(tmp_path / "results.json"), tmp_path / "two" / "index.html")
     assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "two" / "index.html").read_bytes()
     figures = sorted(path.name for path in (tmp_path / "one" / "figures").iterdir())
-    assert figures == ["next_token.png", "stages.png", "training_curve.png", "yardsticks.png"]
+    drawings = ("lengths", "next_token", "schemes", "stages", "training_curve", "yardsticks")
+    assert figures == [f"{name}.png" for name in drawings]
     for figure in (tmp_path / "one" / "figures").iterdir():
         assert figure.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["figures", "index.html"]
@@ -167,7 +173,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
 
 def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
     drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 10
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "var(--ink)" in drawing

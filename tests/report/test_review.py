@@ -62,8 +62,10 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
     names = [stage.name for stage in results[1].stages]
     assert names == [stage.name for stage in results[0].stages]
     assert {row.name for row in results[0].yardsticks} >= {"xz -9e", "primed xz -9e", "5-gram"}
+    assert [corpus.documents for corpus in results[0].lengths] == [80] and results[0].lengths == results[1].lengths
     for section in ("transformer", "generation", "samples", "tokenization", "training", "likelihood", "method"):
         assert f'id="{section}"' in whole.read_text()
+    assert 'id="lengths"' in whole.read_text()
 
 
 def test_a_finished_review_is_only_drawn_again(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Options:
     out: Path = Path("review")
     """Folder of the page, its figures and the trained run."""
     budget: str = "6m"
-    """Time for the whole job, as in 2m, 6m or 1h. Training takes what the rest leaves, which needs about 85 seconds on
+    """Time for the whole job, as in 2m, 6m or 1h. Training takes what the rest leaves, which needs about 95 seconds on
     two cores; a budget much smaller than two minutes cannot be kept."""
     seed: int = 0
     """Seed of weights, data order and samples."""

@@ -32,6 +32,12 @@ PALETTE = {
     "model": "#2b59c3",
     "second": "#c2521a",
     "other": "#a4acba",
+    "token-0": "#cfe0ff",
+    "token-1": "#ffe2c7",
+    "token-2": "#d5f0d8",
+    "token-3": "#f6d5ee",
+    "token-4": "#fff3b8",
+    "token-5": "#d8ecf3",
 }
 """Name of a page variable -> its value in the light scheme (`templates/style.css` has both schemes)."""
 

@@ -49,9 +49,12 @@ T = TypeVar("T")
 SCHEME_BYTES = 2_000_000, 500_000
 """Text that every scheme of tokenization learns from, and is tried on."""
 
+SCHEME_VOCABULARY = 8192
+"""Tokens of every scheme that can have as many."""
+
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
-OVERHEAD_SECONDS = 85.0
+OVERHEAD_SECONDS = 95.0
 """What everything but the training steps takes on two cores: compiling, tokenizing, scoring, yardsticks, drawing."""
 
 LEAST_SHARE = 0.25
@@ -230,7 +233,7 @@ class Review:
         return compare_schemes(
             [d.text for d in training_documents(replace(data, max_bytes=train_bytes))],
             (d.text for d in heldout_documents(data)),
-            vocab_size=experiment.tokenizer.vocab_size,
+            vocab_size=SCHEME_VOCABULARY,
             train_bytes=train_bytes,
             heldout_bytes=heldout_bytes,
             on_event=self.on_event,

@@ -6,7 +6,7 @@ import codecs
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -16,8 +16,8 @@ from diptych.report.plots import PALETTE, style
 from diptych.report.words import visible
 from diptych.tokenizers.base import Tokenizer
 
-COLOURS = ("#cfe0ff", "#ffe2c7", "#d5f0d8", "#f6d5ee", "#fff3b8", "#d8ecf3")
-"""Backgrounds of neighbouring tokens, light enough for black letters."""
+COLOURS = tuple(PALETTE[f"token-{i}"] for i in range(6))
+"""Backgrounds of neighbouring tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ def _shown(character: str) -> str:
         return "⏎\n"
     if character == "\t":
         return "⇥\t"
-    return visible(character) if unicodedata.category(character) in ("Cc", "Cf") else character
+    if unicodedata.category(character) not in ("Cc", "Cf"):
+        return character
+    return visible(character) if character < " " or character == "\x7f" else f"<{ord(character):x}>"
 
 
 def _columns(label: str) -> int:
@@ -89,7 +91,6 @@ def drawing(rows: Sequence[Row], *, width: float = 7.4) -> Figure:
         axes.set_xlim(0, per_line)
         axes.set_ylim(len(lines), 0)
         axes.axis("off")
-        colours = list(islice(cycle(COLOURS), 60))
         for place, (title, boxes) in enumerate(lines):
             axes.text(0, place + 0.68, title, va="center", fontsize=8.5, color=PALETTE["muted"])
             for label, column, index in boxes:
@@ -99,7 +100,7 @@ def drawing(rows: Sequence[Row], *, width: float = 7.4) -> Figure:
                     width_of_box,
                     0.8,
                     boxstyle="round,pad=0,rounding_size=0.15",
-                    facecolor=colours[index % len(COLOURS)],
+                    facecolor=COLOURS[index % len(COLOURS)],
                     linewidth=0,
                 )
                 axes.add_patch(box)
@@ -111,6 +112,6 @@ def drawing(rows: Sequence[Row], *, width: float = 7.4) -> Figure:
                     ha="center",
                     family="monospace",
                     fontsize=8.8,
-                    color="black",
+                    color=PALETTE["ink"],
                 )
     return figure

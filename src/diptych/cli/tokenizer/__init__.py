@@ -1,0 +1,1 @@
+"""`diptych tokenizer COMMAND`: tokenizers made, used, shown, compared and studied."""
