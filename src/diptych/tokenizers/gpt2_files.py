@@ -30,5 +30,5 @@ def read_files(folder: Path, split: str | None = None) -> BytePairTokenizer:
     merges = [line for line in lines[lines[0].startswith("#version") :] if line]
     try:
         return from_vocabulary(vocab, merges, Split.named(split or "gpt2"), special, eos=EOS)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder}: {VOCABULARY} and {MERGES} do not fit together ({error})") from None

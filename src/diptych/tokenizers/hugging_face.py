@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from diptych.core.files import write_text
 from diptych.tokenizers.base import EOS
 from diptych.tokenizers.bpe import BytePairTokenizer, Normalization
 from diptych.tokenizers.letters import from_letters, to_letters
+from diptych.tokenizers.simple import BYTES
 from diptych.tokenizers.splitting import PATTERNS, Split
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -26,6 +29,7 @@ _NO_PARTS = {
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _END_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 MAX_ID = 1 << 21
+_LONGEST_PATTERN, _MOST_REPETITIONS = 20_000, 10_000
 
 
 def write(tokenizer: BytePairTokenizer, path: Path) -> None:
@@ -87,48 +91,90 @@ def read(values: dict[str, Any], path: Path) -> BytePairTokenizer:
     special = _added_tokens(values.get("added_tokens"), path)
     try:
         return from_vocabulary(
-            model["vocab"],
-            model["merges"],
+            _mapping(model.get("vocab")),
+            model.get("merges"),
             split,
             special,
             eos=_end_token(path, special),
             whole_pieces=bool(model.get("ignore_merges")),
             normalization=normalization,
         )
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: vocabulary and merges do not fit together ({_brief(error)})") from None
+
+
+def _mapping(vocab: object) -> dict[str, Any]:
+    if not isinstance(vocab, dict):
+        raise ValueError("the vocabulary is no object of tokens and ids")
+    return vocab
 
 
 def from_vocabulary(
     vocab: Mapping[str, int],
-    merges: Iterable[Any],
+    merges: Any,
     split: Split,
     special: Mapping[str, int],
     *,
     eos: str | None,
     whole_pieces: bool = False,
     normalization: Normalization | None = None,
+    size: int = 0,
 ) -> BytePairTokenizer:
-    """A tokenizer of entries in GPT-2's letters. A merge is a pair of entries or a line with a space between them."""
-    ids = [*vocab.values(), *special.values()]
-    if any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < MAX_ID for token in ids):
-        raise ValueError(f"an id is no whole number from 0 to {MAX_ID - 1}")
-    pieces = [b""] * (max(ids) + 1)
+    """A tokenizer of entries in GPT-2's letters.
+
+    merges: a list; each is a pair of entries, or a line with a space between them.
+    size: the least number of ids, some perhaps not in use. A byte that has no entry, as some vocabularies leave out
+    those that their texts never held, gets an id behind all others: no text is lost. Raises ValueError where the parts
+    do not fit together.
+    """
+    pieces = [b""] * _n_ids([*vocab.values(), *special.values()], size)
     reserved = {token: name for name, token in special.items()}
-    for name, token in vocab.items():
-        if pieces[token] or reserved.get(token, name) != name:
-            raise ValueError(f"id {token} stands for two tokens")
-        if token not in reserved:
-            pieces[token] = from_letters(name)
+    if len(reserved) < len(special):
+        raise ValueError("two special tokens have one id")
     for name, token in special.items():
         pieces[token] = name.encode()
-    pairs = []
-    for merge in merges:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        pairs.append((vocab[left], vocab[right]))
+    for name, token in vocab.items():
+        if reserved.get(token, name) != name or (token not in reserved and pieces[token]):
+            raise ValueError(f"id {token} stands for two tokens")
+        if token not in reserved:
+            try:
+                pieces[token] = from_letters(name)
+            except KeyError:
+                raise ValueError(f"token {_brief(name)} is not written in the letters of bytes") from None
+    known = {piece for token, piece in enumerate(pieces) if token not in reserved}
+    pieces += [byte for byte in BYTES if byte not in known]
     return BytePairTokenizer(
-        pieces, pairs, split, special, eos=eos, whole_pieces=whole_pieces, normalization=normalization
+        pieces,
+        _pairs(merges, vocab),
+        split,
+        special,
+        eos=eos,
+        whole_pieces=whole_pieces,
+        normalization=normalization,
     )
+
+
+def _n_ids(ids: list[Any], size: int) -> int:
+    """How many ids there are, those not in use included. A file of few tokens cannot ask for millions."""
+    most = min(MAX_ID, 2 * max(len(ids), size) + 1000)
+    for token in ids:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < most:
+            raise ValueError(f"id {_brief(token)} is no whole number from 0 to {most - 1}")
+    return max(size, max(ids, default=-1) + 1)
+
+
+def _pairs(merges: Any, vocab: Mapping[str, int]) -> list[tuple[int, int]]:
+    if not isinstance(merges, list):
+        raise ValueError("there is no list of merges")
+    pairs = []
+    try:
+        for merge in merges:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            pairs.append((vocab[left], vocab[right]))
+    except (KeyError, TypeError, ValueError):
+        place = f"merge {len(pairs)}" if pairs else "the first merge"
+        raise ValueError(f"{place} is no pair of tokens") from None
+    return pairs
 
 
 def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -180,12 +226,23 @@ def _split(part: object, path: Path) -> Split:
         patterns.append(PATTERNS["gpt2"])
     if not patterns:
         raise _refused(path, "pre_tokenizer ByteLevel without any split")
-    try:
-        split = Split(tuple(patterns))
-        _ = split.rule or split.compiled
-    except ValueError as error:
-        raise ValueError(f"{path}: {_brief(error)}") from None
-    return split
+    for pattern in patterns:
+        _check_size(pattern, path)
+        try:
+            _ = Split((pattern,)).rule or Split((pattern,)).compiled
+        except (ValueError, RecursionError):
+            raise ValueError(f"{path}: {_brief(pattern)} is no regular expression that is understood") from None
+    return Split(tuple(patterns))
+
+
+def _check_size(pattern: str, path: Path) -> None:
+    """ValueError for a pattern that takes memory without end: what must repeat is written out when it is compiled, and
+    a pattern that calls itself, which Hugging Face's engine writes otherwise, may never return."""
+    repetitions = math.prod(max(1, int(count[:9])) for count in re.findall(r"\{\s*(\d+)", pattern))
+    if len(pattern) > _LONGEST_PATTERN or repetitions > _MOST_REPETITIONS:
+        raise ValueError(f"{path}: {_brief(pattern)} is too large for a split")
+    if re.search(r"(?<!\\)\(\?(?:R|&|P>|[+-]?\d)", pattern):
+        raise ValueError(f"{path}: {_brief(pattern)} calls itself, which is not supported")
 
 
 def _pattern(step: object, path: Path) -> str:
@@ -212,7 +269,7 @@ def _normalization(part: object, path: Path) -> Normalization | None:
 
 
 def _added_tokens(added: object, path: Path) -> dict[str, int]:
-    """Added tokens by name. Those that reach into the text around them are refused."""
+    """Added tokens by name. Those that reach into the text around them are refused, and those that any text holds."""
     special = {}
     for token in added if isinstance(added, list) else [] if added is None else [added]:
         content = token.get("content") if isinstance(token, dict) else token
@@ -221,6 +278,8 @@ def _added_tokens(added: object, path: Path) -> dict[str, int]:
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
                 raise _refused(path, f"added token {_brief(content)} with {flag}")
+        if not token.get("special") and not content.strip():
+            raise _refused(path, f"added token {_brief(content)} of white space that is not special")
         special[content] = token["id"]
     return special
 
@@ -246,5 +305,5 @@ def _kind(part: object) -> str:
 
 def _brief(value: object) -> str:
     """One short line of what may be anything."""
-    text = " ".join(repr(value).strip("'").split())
+    text = str(value) if isinstance(value, Exception) else " ".join(repr(value).strip("'").split())
     return text if len(text) < 100 else text[:97] + "..."

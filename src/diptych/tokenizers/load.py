@@ -1,42 +1,110 @@
-"""Which tokenizer does a file hold?"""
+"""Which tokenizer does a file or folder hold?"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from diptych.tokenizers import hugging_face
+from diptych.core.gguf import MAGIC
 from diptych.tokenizers.base import Tokenizer
-from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer
+
+UNDERSTOOD = "a tokenizer.json, a .tiktoken file of ranks, a .gguf file, vocab.json with merges.txt, or a run folder"
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read tokenizer.json, or the one in a folder.
+def load_tokenizer(path: Path, split: str | None = None) -> Tokenizer:
+    """Open a tokenizer: a tokenizer.json (of Hugging Face's `tokenizers` or ours), a rank file of tiktoken, a GGUF
+    file, or a folder with one of these or with vocab.json and merges.txt.
 
-    Raises FileNotFoundError where there is none, ValueError for a damaged file or one that is not understood.
+    split: where tokens end, by a name or a regular expression, for the files that do not say it; tokenizer.json always
+    does. Raises FileNotFoundError where there is none, ValueError for a damaged file or one that is not understood.
     """
-    path = path / "tokenizer.json" if path.is_dir() else path
+    if path.is_dir():
+        return _in_folder(path, split)
     if not path.is_file():
         raise FileNotFoundError(f"there is no tokenizer {path}")
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if path.suffix == ".tiktoken":
+        from diptych.tokenizers.tiktoken_file import read_ranks
+
+        return read_ranks(path, split)
+    if path.suffix == ".gguf" or start.startswith(MAGIC):
+        from diptych.tokenizers.gguf import read_gguf
+
+        return read_gguf(path, split)
+    if not start.lstrip().startswith(b"{"):
+        raise ValueError(f"{path} is no tokenizer: it holds no JSON object; understood are {UNDERSTOOD}")
+    return _from_json(path)
+
+
+def _in_folder(folder: Path, split: str | None) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder / "tokenizer.json", split)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        from diptych.tokenizers.gpt2_files import read_files
+
+        return read_files(folder, split)
+    found = sorted(file for file in folder.iterdir() if file.suffix in (".tiktoken", ".gguf"))
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several tokenizers; name one, for example {found[0]}")
+    if not found:
+        raise FileNotFoundError(f"there is no tokenizer in {folder}; understood are {UNDERSTOOD}")
+    return load_tokenizer(found[0], split)
+
+
+def _from_json(path: Path) -> Tokenizer:
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: no valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no tokenizer: it holds no JSON object")
-    match values.get("diptych"):
-        case None:
-            return hugging_face.read(values, path)
-        case "byte":
+        raise ValueError(f"{path} is damaged: no valid JSON ({str(error)[:200]})") from None
+    match values:
+        case {"diptych": kind}:
+            return _own(kind, values, path)
+        case {"model": {"type": "WordPiece" | "Unigram"}}:
+            from diptych.tokenizers.subword import read
+
+            return read(values, path)
+        case {"model": dict()}:
+            from diptych.tokenizers.hugging_face import read as read_bpe
+
+            return read_bpe(values, path)
+        case _:
+            raise ValueError(f"{path} is no tokenizer: the JSON object has no model; understood are {UNDERSTOOD}")
+
+
+def _own(kind: object, values: dict[str, Any], path: Path) -> Tokenizer:
+    """The tokenizers that only this project has."""
+    from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
+
+    match kind, values:
+        case "byte", _:
             return ByteTokenizer()
-        case "character" if isinstance(values.get("alphabet"), str):
-            return _character(values["alphabet"], path)
-        case kind:
+        case "character", {"alphabet": str(alphabet)}:
+            return _undamaged(lambda: CharacterTokenizer(alphabet), path)
+        case "word", {"words": list(words)} if all(isinstance(word, str) for word in words):
+            return _undamaged(lambda: WordTokenizer(words), path)
+        case "sennrich", _:
+            from diptych.tokenizers.sennrich import from_json
+
+            return from_json(values, path)
+        case _:
             raise ValueError(f"{path}: tokenizer kind {str(kind)[:60]!r} is unknown or incomplete")
 
 
-def _character(alphabet: str, path: Path) -> CharacterTokenizer:
+def _undamaged(make: Callable[[], Tokenizer], path: Path) -> Tokenizer:
     try:
-        return CharacterTokenizer(alphabet)
+        return make()
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where a name stands twice, of which one would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:60]!r} stands twice")
+    return values

@@ -27,7 +27,18 @@ PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
 
 
 def write_ranks(tokenizer: BytePairTokenizer, path: Path) -> None:
-    """Write the ranks of all tokens but the special ones."""
+    """Write the ranks of all tokens but the special ones.
+
+    Raises ValueError for a tokenizer that ranks cannot describe: one that normalizes text, or whose ids do not follow
+    the order of its merges.
+    """
+    if tokenizer.normalization is not None:
+        raise ValueError(f"a file of ranks cannot say that text is brought to {tokenizer.normalization}; save as .json")
+    ids = {piece: token for token, piece in reversed(list(enumerate(tokenizer.ordinary))) if piece}
+    made = [ids[tokenizer.ordinary[left] + tokenizer.ordinary[right]] for left, right in tokenizer.merges or ()]
+    firsts = list(dict.fromkeys(made))  # a token that two merges make has the place of the first
+    if firsts != sorted(firsts):
+        raise ValueError("the ids do not follow the order of the merges, so ranks cannot describe them; save as .json")
     lines = (f"{base64.b64encode(piece).decode()} {rank}\n" for rank, piece in enumerate(tokenizer.ordinary) if piece)
     write_text(path, "".join(lines))
 
@@ -75,6 +86,8 @@ def _pieces(path: Path) -> list[bytes]:
         by_rank[rank] = piece
     if not by_rank:
         raise ValueError(f"{path} holds no ranks")
+    if max(by_rank) > 2 * len(by_rank) + 1000:
+        raise ValueError(f"{path} gives rank {max(by_rank)}, but holds only {len(by_rank)} tokens")
     if len(set(by_rank.values())) < len(by_rank):
         raise ValueError(f"{path} names a token twice")
     return [by_rank.get(rank, b"") for rank in range(max(by_rank) + 1)]

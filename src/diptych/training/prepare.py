@@ -98,7 +98,9 @@ def build_tokenizer(run: RunConfig, out: Path, on_event: Handler) -> Tokenizer:
     if path.is_file():
         return load_tokenizer(path)
     if run.tokenizer.path is not None:
-        tokenizer = load_tokenizer(Path(run.tokenizer.path))
+        given = Path(run.tokenizer.path)
+        # Of all files only ranks do not say how text is split.
+        tokenizer = load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
     else:
         texts = (document.text for document in training_documents(run.data, on_event))
         tokenizer = train_tokenizer(texts, run.tokenizer, on_event)

@@ -1,0 +1,117 @@
+"""Which tokenizer does a GGUF file hold? Byte-level byte-pair vocabularies are read.
+
+The file names its split by `tokenizer.ggml.pre`, a name that only llama.cpp's source gives a meaning to (its
+`llama-vocab.cpp`); the names below are those that mean a split known here. A file says nothing about Unicode
+normalization, so none is done, as in llama.cpp.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diptych.core.gguf import GgufHeader, read_header
+from diptych.tokenizers.bpe import BytePairTokenizer
+from diptych.tokenizers.hugging_face import from_vocabulary
+from diptych.tokenizers.splitting import PATTERNS, Split
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
+"""GGML's types of tokens."""
+
+_GPT2, _LLAMA3, _QWEN2, _O200K = ((PATTERNS[name],) for name in ("gpt2", "llama3", "qwen2", "o200k"))
+_DIGITS = (r"\p{N}", *_GPT2)
+_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", *_GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
+SPLITS: dict[str, tuple[str, ...]] = {
+    "default": _DEFAULT,
+    **dict.fromkeys(["gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "a.x-4.0", "exaone4", "trillion"], _GPT2),
+    **dict.fromkeys(["jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code"], _GPT2),
+    **dict.fromkeys(["roberta-bpe", "mellum", "modern-bert", "granite-docling"], _GPT2),
+    **dict.fromkeys(["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"], _LLAMA3),
+    **dict.fromkeys(["midm-2.0", "lfm2", "jina-v5-nano", "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], _LLAMA3),
+    **dict.fromkeys(["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan"], _QWEN2),
+    **dict.fromkeys(["gpt-4o", "llama4", "kanana2", "talkie"], _O200K),
+    **dict.fromkeys(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], _DIGITS),
+}
+"""Name in `tokenizer.ggml.pre` -> the patterns that cut text, one after another."""
+
+WHOLE_PIECES = frozenset(
+    ["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"]
+)
+"""Those under which a chunk that is a token is taken whole, whatever the merges make of it."""
+
+_OTHER_MODELS = {
+    "llama": "SentencePiece",
+    "gemma4": "byte-pair encoding of characters",
+    "bert": "WordPiece",
+    "t5": "unigram",
+    "rwkv": "RWKV's greedy",
+    "plamo2": "PLaMo's",
+}
+
+
+def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer:
+    """The tokenizer of a GGUF file.
+
+    split: a name or a regular expression that takes the place of what the file says. Control, unknown and user-defined
+    tokens are special; unused ones have no bytes. Raises ValueError for a damaged file, one without a tokenizer, and
+    for a vocabulary or split that is not known here.
+    """
+    header = read_header(path)
+    model = header.text("tokenizer.ggml.model")
+    if model is None:
+        raise ValueError(f"{path} holds no tokenizer: it has no tokenizer.ggml.model")
+    if model != "gpt2":
+        kind = f"{model[:40]!r} ({_OTHER_MODELS[model]})" if model in _OTHER_MODELS else repr(model[:40])
+        raise ValueError(f"{path}: only byte-level byte-pair tokenizers (gpt2) are read, not {kind}")
+    pre = header.text("tokenizer.ggml.pre")
+    cut = _split(path, pre) if split is None else Split.named(split)
+    vocabulary, special = _tokens(header)
+    eos = header.whole("tokenizer.ggml.eos_token_id")
+    try:
+        return from_vocabulary(
+            vocabulary,
+            header.strings("tokenizer.ggml.merges"),
+            cut,
+            special,
+            eos=next((name for name, token in special.items() if token == eos), None),
+            whole_pieces=pre in WHOLE_PIECES,
+            size=len(header.strings("tokenizer.ggml.tokens") or []),
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: vocabulary and merges do not fit together ({error})") from None
+
+
+def _split(path: Path, pre: str | None) -> Split:
+    if pre is None:
+        raise ValueError(f"{path} does not say how text is split; name the split, as in --split gpt2")
+    if pre not in SPLITS:
+        raise ValueError(
+            f"{path} splits text by {pre[:60]!r}, which is not known here; name the split, as in --split gpt2 "
+            f"(names: {', '.join(PATTERNS)}, or a regular expression)"
+        )
+    return Split(SPLITS[pre])
+
+
+def _tokens(header: GgufHeader) -> tuple[dict[str, int], dict[str, int]]:
+    """(ordinary tokens in GPT-2's letters, special tokens as text), by name."""
+    names = header.strings("tokenizer.ggml.tokens")
+    if not names:
+        raise ValueError(f"{header.path} holds no tokens: it has no tokenizer.ggml.tokens")
+    found = header.numbers("tokenizer.ggml.token_type")
+    types = [NORMAL] * len(names) if found is None else found.tolist()
+    if len(types) != len(names):
+        raise ValueError(f"{header.path} is damaged: {len(names):,} tokens, but {len(types):,} types of tokens")
+    ends = {header.whole(f"tokenizer.ggml.{kind}_token_id") for kind in ("bos", "eos")}
+    vocabulary: dict[str, int] = {}
+    special: dict[str, int] = {}
+    for token, (name, kind) in enumerate(zip(names, types, strict=True)):
+        if kind == UNUSED:
+            continue
+        if kind not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED):
+            raise ValueError(f"{header.path}: token {token} has the type {kind}, which is not read")
+        if kind == USER_DEFINED and not name.strip():
+            raise ValueError(f"{header.path}: token {token}, white space that the merges do not make, is not supported")
+        chosen = vocabulary if kind == NORMAL and token not in ends else special
+        if name in chosen:
+            raise ValueError(f"{header.path} is damaged: tokens {chosen[name]} and {token} are the same")
+        chosen[name] = token
+    return vocabulary, special
