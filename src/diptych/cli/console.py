@@ -52,6 +52,8 @@ class ConsoleHandler:
             case Message(text=text, level=level):
                 self.console.print(text, style="yellow" if level == "warning" else None, markup=False)
             case Started():
+                self.smoothed = None  # of the run before, if a command trains several
+                self.tasks.pop("training", None)
                 verb = f"going on from step {event.step} of" if event.step else "training for"
                 peak = f"{event.peak_flops / 1e9:,.0f} GFLOP/s"
                 self.console.print(

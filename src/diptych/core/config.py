@@ -121,8 +121,8 @@ class TokenizerConfig:
     """Where byte-level byte-pair tokens end: gpt2, llama3, qwen2, cl100k, o200k, or a regular expression."""
     path: str | None = None
     """A tokenizer to use instead of training one: tokenizer.json, a rank file, a GGUF file, or a folder."""
-    train_bytes: int | None = 8_000_000
-    """How much of the training text the tokenizer is trained on, in bytes; None: all of it."""
+    train_bytes: int = 8_000_000
+    """How much of the training text the tokenizer is trained on, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -275,12 +275,11 @@ def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
     """The tokenizer, what it makes of the held-out text, and of the review's sentence."""
     tokenizer, heldout = experiment.tokenizer, experiment.heldout.store
     text_tokens = heldout.n_tokens - heldout.n_documents - 1
-    limit, n_bytes = experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes
     return measured.TokenizerInfo(
         kind=experiment.run.tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
         bytes_per_token=heldout.n_bytes / text_tokens,
-        train_bytes=n_bytes if limit is None else min(limit, n_bytes),
+        train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
         example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
     )
 

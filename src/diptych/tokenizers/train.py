@@ -32,7 +32,7 @@ def train_tokenizer(
     nothing to learn from, or the vocabulary is too small.
     """
     size = config.train_bytes
-    if size is not None and size < 1:
+    if size < 1:
         raise ValueError(f"tokenizer.train_bytes={size} leaves no text to learn from; give some")
     match config.kind:
         case "byte":
@@ -59,7 +59,7 @@ def train_tokenizer(
                 on_event,
                 split=Split.named(config.split),
                 memory=memory,
-                total_bytes=total_bytes if size is None else size,
+                total_bytes=None if total_bytes is None else min(size, total_bytes),
                 checkpoint=checkpoint,
                 fingerprint=fingerprint,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -90,14 +91,16 @@ def _table(scores: list[TokenizerScore]) -> None:
     from rich.table import Table
 
     first = scores[0]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("tokenizer", overflow="fold")
     for title in ("vocabulary", "tokens", "bytes/token", "whole words", "MB/s", "attention"):
         table.add_column(title, justify="right", no_wrap=True)
     least = min(score.attention_pairs for score in scores)
-    for score in scores:
+    names = [Path(score.name).name for score in scores]
+    names = names if len(set(names)) == len(names) else [score.name for score in scores]
+    for name, score in zip(names, scores, strict=True):
         table.add_row(
-            score.name,
+            name,
             f"{score.vocab_size:,}",
             f"{score.n_tokens:,}",
             f"{score.bytes_per_token:.3f}",
