@@ -67,7 +67,9 @@ class Tokenizer(Protocol):
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 of the text; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    """UTF-8 of the text; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD. Raises TypeError for no str."""
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str, not {type(text).__name__}")
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,7 @@
 """How is a byte-pair vocabulary learnt from text?
 
 Chunks are counted first (`diptych.tokenizers.counts`), then the most frequent pair is merged, again and again
-(Sennrich et al. 2016, algorithm 1). Equal counts: the smallest (left id, right id) first. A merge whose bytes are a
-token already makes that token, as in Hugging Face's trainer.
+(Sennrich et al. 2016, algorithm 1). Equal counts: the smallest (left id, right id) first.
 """
 
 from __future__ import annotations
@@ -196,10 +195,10 @@ def learn(
         lay_out(counts.arena, counts.places[:0], counts.lengths[:0], counts.counts[:0], symbols, cells)
     lay_out(counts.arena, counts.places, counts.lengths, counts.counts, symbols, cells)
     merges = merge_pairs(cells, len(pieces), n_tokens, min_count=min_count, ties=LEAST_PAIR, on_event=on_event)
-    for left, right, token in merges.tolist():
-        if token == len(pieces):
-            pieces.append(pieces[left] + pieces[right])
-    return [(left, right) for left, right, _ in merges.tolist()]
+    pairs = [(left, right) for left, right, _ in merges.tolist()]
+    for left, right in pairs:
+        pieces.append(pieces[left] + pieces[right])
+    return pairs
 
 
 def merge_pairs(

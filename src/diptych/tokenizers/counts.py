@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ SLAB = 1 << 22
 
 BYTES_PER_CHUNK, BYTES_PER_BYTE = 160, 24
 """What counting, and then merging, takes in memory for each distinct chunk and for each byte of one."""
+
+DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error, RuntimeError, MemoryError)
+"""What reading a .npz file that is damaged, or none, raises."""
 
 ONCE = np.empty(0, np.int64)
 
@@ -49,8 +54,9 @@ class ChunkCounts:
 class ChunkCounter:
     """Counts chunks of a split in no more than about `memory` bytes, the merging that follows included.
 
-    Where the distinct chunks would take more, those that occurred least so far are forgotten; `forgotten` counts their
-    occurrences. Raises ValueError for a chunk of 16 MB or more.
+    Where the distinct chunks take more, those that occurred least so far are forgotten; `forgotten` counts their
+    occurrences. What is forgotten depends on the texts alone, so a count that was kept and goes on ends like one that
+    was not interrupted. Raises ValueError for a chunk of 16 MB or more.
     """
 
     def __init__(self, split: Split, memory: int) -> None:
@@ -61,6 +67,11 @@ class ChunkCounter:
         self._state = np.zeros(2, np.int64)
         self._ends = np.empty(8192, np.int64)
         self._classes = class_table()
+        with announced():  # the loops are compiled here, if they must be
+            nothing, one = np.frombuffer(b" ", np.uint8), np.zeros(2, np.int64)
+            scan(nothing, one, self._classes, (0, 0), one.copy(), self._ends)
+            count_chunks(nothing, 0, ONCE, ONCE, self._rows, self._arena, self._state)
+            move_rows(self._rows[:1], self._rows[:1], SHIFT)
 
     def add(self, texts: Iterable[str]) -> None:
         """Count the chunks of some more texts."""
@@ -68,8 +79,7 @@ class ChunkCounter:
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
         buffer = np.frombuffer(b"".join(parts), np.uint8)
-        with announced():
-            self._count_all(buffer, offsets, parts)
+        self._count_all(buffer, offsets, parts)
         self.n_documents += len(parts)
         self.n_bytes += int(offsets[-1])
 
@@ -87,7 +97,9 @@ class ChunkCounter:
         """Add the counts of another text."""
         ends = np.cumsum(other.lengths)
         order = np.repeat(other.places - (ends - other.lengths), other.lengths) + np.arange(int(other.lengths.sum()))
-        self._count(other.arena[order], 0, ends, other.counts)
+        chunks = other.arena[order]
+        chunks.flags.writeable = False  # as the bytes of texts are: the loops are compiled for one kind
+        self._count(chunks, 0, ends, other.counts)
 
     def _count(
         self, buffer: NDArray[np.uint8], start: int, ends: NDArray[np.int64], weights: NDArray[np.int64]
@@ -97,10 +109,13 @@ class ChunkCounter:
             n = count_chunks(buffer, start, ends[done:], weights[done:], self._rows, self._arena, self._state)
             done += n
             if done == ends.size:
-                return
+                break
             if n:
                 start = int(ends[done - 1])
             self._make_room(int(ends[done]) - start)
+        n_rows, n_bytes = self._state.tolist()
+        if _memory_of(n_rows, n_bytes) > self.memory:
+            self._forget()
 
     def _make_room(self, length: int) -> None:
         """For one more block of chunks, the next of which has `length` bytes."""
@@ -110,9 +125,7 @@ class ChunkCounter:
                 "leave such text out, or choose another split"
             )
         n_rows, n_bytes = self._state.tolist()
-        if BYTES_PER_CHUNK * n_rows + BYTES_PER_BYTE * n_bytes > self.memory:
-            self._forget()
-        elif 4 * n_rows >= len(self._rows):
+        if 4 * n_rows >= len(self._rows):
             rows = np.zeros((2 * len(self._rows), 4), np.uint64)
             move_rows(self._rows, rows, SHIFT)
             self._rows = rows
@@ -124,12 +137,9 @@ class ChunkCounter:
     def _forget(self) -> None:
         """Drop the rarest chunks until half of the memory is free."""
         kept = self.counts()
-        least = 1
-        while True:
-            least += 1
-            often = kept.counts >= least
-            taken = BYTES_PER_CHUNK * int(often.sum()) + BYTES_PER_BYTE * int(kept.lengths[often].sum())
-            if taken <= self.memory // 2:
+        for least in np.unique(kept.counts):
+            often = kept.counts > least
+            if _memory_of(int(often.sum()), int(kept.lengths[often].sum())) <= self.memory // 2:
                 break
         self.forgotten += int(kept.counts[~often].sum())
         self._rows[:] = 0
@@ -165,10 +175,29 @@ class ChunkCounter:
             with np.load(path, allow_pickle=False) as kept:
                 if kept["fingerprint"].tobytes() != fingerprint.encode():
                     return False
-                progress = kept["progress"].tolist()
+                progress = kept["progress"]
                 counts = ChunkCounts(*(kept[name] for name in ("arena", "places", "lengths", "counts")))
-        except (OSError, ValueError, KeyError, EOFError):
+        except DAMAGED:
+            return False
+        if progress.shape != (3,) or progress.dtype != np.int64 or not _fit_together(counts):
             return False
         self.merge(counts)
-        self.n_documents, self.n_bytes, self.forgotten = progress
+        self.n_documents, self.n_bytes, self.forgotten = progress.tolist()
         return True
+
+
+def _memory_of(n_chunks: int, n_bytes: int) -> int:
+    """Bytes that counting and merging take for distinct chunks of `n_bytes` in all."""
+    return BYTES_PER_CHUNK * n_chunks + BYTES_PER_BYTE * n_bytes
+
+
+def _fit_together(counts: ChunkCounts) -> bool:
+    """Whether the parts of a file are counts of chunks."""
+    numbers = (counts.places, counts.lengths, counts.counts)
+    if counts.arena.dtype != np.uint8 or counts.arena.ndim != 1 or any(each.dtype != np.int64 for each in numbers):
+        return False
+    if any(each.shape != (counts.places.size,) for each in numbers):
+        return False
+    ends = counts.places + counts.lengths
+    positive = all((each > 0).all() for each in numbers[1:])
+    return bool(positive and (counts.places >= 0).all() and (ends <= counts.arena.size).all())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +115,24 @@ class ChunkEncoder:
             self._pairs = build_pairs(merges.lefts, merges.rights, merges.ranks)
         self._byte_pairs = _byte_pairs(merges, self.byte_ids)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: without what was remembered."""
+        return {name: part for name, part in vars(self).items() if name not in ("_free", "_classes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._pieces[0].flags.writeable = False  # as it was; for a writable one the loops would be compiled anew
+        self._classes = class_table()
+        self._free = deque(maxlen=KEPT)
+
     def _merges_of_pieces(self, n_tokens: int) -> MergeTable:
         n_rows = self._least_rows
         while n_rows < 4 * n_tokens:
             n_rows *= 2
         work = _Workspace(n_rows)
         remember_pieces(*self._pieces, work.rows, work.byte_pool, work.id_pool, work.state)
-        lefts, rights, ranks = pairs_of_pieces(*self._pieces, work.rows, work.byte_pool)
+        # Of tokens spelt alike the lowest counts, which must come last: of a pair named twice the last rank holds.
+        lefts, rights, ranks = (each[::-1].copy() for each in pairs_of_pieces(*self._pieces, work.rows, work.byte_pool))
         return MergeTable(lefts, rights, ranks, np.arange(n_tokens, dtype=np.int32))
 
     def _borrow(self) -> _Workspace:
@@ -259,7 +270,7 @@ def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
     size = 0
     for text in texts:
         slab.append(text)
-        size += len(text)
+        size += len(text) if isinstance(text, str) else 0  # refused where it is encoded
         if size >= SLAB:
             yield slab
             slab, size = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import regex
@@ -29,6 +30,10 @@ class VocabularyOfBytes:
                 raise ValueError(f"special token {name!r} does not stand at id {token} of the vocabulary")
         self._special_tokens = dict(special_tokens)
         self._eos = eos
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: without what is made again when it is needed."""
+        return {name: part for name, part in vars(self).items() if name not in ("_flat", "_numbers")}
 
     @property
     def vocab_size(self) -> int:
@@ -86,7 +91,10 @@ class VocabularyOfBytes:
                 return np.frombuffer(row, np.int32)
             except struct.error:
                 pass  # what is no 32-bit number is told apart below
-        tokens = np.asarray(ids)
+        try:
+            tokens = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            tokens = np.empty((1, 1))
         if tokens.size == 0:
             return np.empty(0, np.int32)
         if tokens.dtype.kind not in "iu" or tokens.ndim != 1:

@@ -140,11 +140,17 @@ def pairs_of_pieces(pieces: Any, offsets: Any, rows: Any, byte_pool: Any) -> Any
 
     The rows must hold all vocabulary entries (`remember_pieces`).
     """
+    lengths = offsets[1:] - offsets[:-1]
+    occurs = np.zeros(lengths.max() + 1, np.uint8)  # lengths: so that very long entries take no quadratic time
+    for length in lengths:
+        occurs[length] = 1
     room, n = 1 << 16, 0
     lefts, rights, ranks = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
     for token in range(offsets.size - 1):
         start, end = offsets[token], offsets[token + 1]
         for cut in range(start + 1, end):
+            if occurs[cut - start] == 0 or occurs[end - cut] == 0:
+                continue
             first, second = keys_of(pieces, start, cut - start)
             left = _find(rows, byte_pool, pieces, start, cut - start, first, second)
             if rows[left, 2] == uint64(0):

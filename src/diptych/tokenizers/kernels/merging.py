@@ -3,9 +3,9 @@
 The most frequent pair, again and again. What makes it fast:
 
 - A pair that appears contains the token just made. So the list of its positions is complete at once, and its count only
-  falls: the heap may be lazy, and pairs too rare to matter stay outside of it until its threshold sinks. (Where a merge
-  makes a string that is a token already, the pair goes on counting for that token, as Hugging Face has it; only then do
-  pairs gain positions later, as a further segment of their list.)
+  falls: the heap may be lazy, and pairs too rare to matter stay outside of it until its threshold sinks.
+- No merge makes a string that is a token already, where no two symbols are spelt alike: between two ends that no token
+  has crossed so far, equal strings are cut alike, so the first merge that made the string made it everywhere.
 - A token that covers the cells [s, e) is written at s and at e - 1: neighbours are found without linked lists.
 - The pair table is updated once for each distinct neighbour of a merge, not for each occurrence.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy import int64, uint64
 
-from diptych.tokenizers.kernels.memory import compiled, grown, inlined, prefetch
+from diptych.tokenizers.kernels.memory import compiled, inlined, prefetch
 from diptych.tokenizers.kernels.rows import GOLDEN
 
 EDGE, INSIDE = -1, -2
@@ -30,8 +30,7 @@ AHEAD = 12
 """Positions ahead of the current one whose cells are asked for."""
 
 KEY, COUNT, START, SIZE = range(4)
-"""Columns of a pair: left << 32 | right; how often it stands; its positions, from START on; (next segment + 1) << 32 |
-their number. A segment behind the first is a row of the same kind with the key -1."""
+"""Columns of a pair: left << 32 | right; how often it stands; its positions, from START on, and their number."""
 
 LOST, WON, N_WON, AT = 0, 2, 4, 6
 """Columns of a neighbour's tally, each for the left side and one further for the right: the count of the pair that
@@ -77,8 +76,7 @@ def _rehashed(pairs: Any, n_pairs: Any, size: Any) -> Any:
     for j in range(size):
         table[j] = -1
     for q in range(n_pairs):
-        if pairs[q, KEY] >= 0:
-            table[_slot(table, pairs, pairs[q, KEY])] = q
+        table[_slot(table, pairs, pairs[q, KEY])] = q
     return table
 
 
@@ -142,20 +140,13 @@ def _tie(cells: Any, positions: Any, pairs: Any, sizes: Any, pair: Any, ties: An
     if ties == LEAST_PAIR:
         return key
     left, right = key >> 32, key & LOW
-    first = int64(cells.size)
-    segment = int64(pair)
-    while segment >= 0:
-        size = pairs[segment, SIZE] & LOW
-        while size > 0:
-            s = int64(positions[pairs[segment, START]])
-            if _holds(cells, s, left, right, int64(sizes[left])):
-                first = min(first, s)
-                break
-            pairs[segment, START] += 1
-            pairs[segment, SIZE] -= 1
-            size -= 1
-        segment = (pairs[segment, SIZE] >> 32) - 1
-    return first
+    while pairs[pair, SIZE] > 0:
+        s = int64(positions[pairs[pair, START]])
+        if _holds(cells, s, left, right, int64(sizes[left])):
+            return s
+        pairs[pair, START] += 1
+        pairs[pair, SIZE] -= 1
+    return int64(cells.size)
 
 
 @inlined
@@ -193,95 +184,35 @@ def _count_pairs(cells: Any, n: Any, pairs: Any, positions: Any) -> Any:
 
 
 @inlined
-def _spelt_like(table: Any, spellings: Any, begins: Any, token: Any) -> Any:
-    """Where the spelling of `token` stands in a table of spellings: at an older token of the same one, or a free
-    place."""
-    start, length = begins[token], begins[token + 1] - begins[token]
-    h = uint64(length)
-    for i in range(length):
-        h = (h ^ uint64(spellings[start + i])) * GOLDEN
-        h ^= h >> uint64(29)
-    j = int64(h) & (table.size - 1)
-    while table[j] >= 0:
-        other = begins[table[j]]
-        if begins[table[j] + 1] - other == length:
-            i = int64(0)
-            while i < length and spellings[other + i] == spellings[start + i]:
-                i += 1
-            if i == length:
-                break
-        j = (j + 1) & (table.size - 1)
-    return j
-
-
-@inlined
-def _spell(spellings: Any, begins: Any, token: Any, left: Any, right: Any) -> Any:
-    """Write the spelling of `token`, that of left and right in a row; returns the spellings, which may have grown."""
-    end = begins[token]
-    need = end + begins[left + 1] - begins[left] + begins[right + 1] - begins[right]
-    if need > spellings.size:
-        spellings = grown(spellings, 2 * need)
-    for part in (left, right):
-        for i in range(begins[part], begins[part + 1]):
-            spellings[end] = spellings[i]
-            end += 1
-    begins[token + 1] = end
-    return spellings
-
-
-@inlined
-def _listed(positions: Any, pairs: Any, pair: Any) -> Any:
-    """The positions of a pair in the order of the text: runs such as aaa are merged from the left."""
-    n = int64(0)
-    segment = int64(pair)
-    while segment >= 0:
-        n += pairs[segment, SIZE] & LOW
-        segment = (pairs[segment, SIZE] >> 32) - 1
-    listed = np.empty(n, np.int32)
-    n, segment = int64(0), int64(pair)
-    while segment >= 0:  # each segment is in order; further ones are merged in from behind
-        start, here = pairs[segment, START], pairs[segment, SIZE] & LOW
-        i, j = n - 1, here - 1
-        while j >= 0:
-            if i >= 0 and listed[i] > positions[start + j]:
-                listed[i + j + 1] = listed[i]
-                i -= 1
-            else:
-                listed[i + j + 1] = positions[start + j]
-                j -= 1
-        n += here
-        segment = (pairs[segment, SIZE] >> 32) - 1
-    return listed
-
-
-@inlined
 def _rewrite(
-    cells: Any, listed: Any, a: Any, b: Any, size_a: Any, size_b: Any, fresh: Any, tally: Any, near: Any
-) -> Any:
-    """Write the token `fresh` where the pair (a, b) stands and tally what disappears beside it.
+    cells: Any, positions: Any, start: Any, n: Any, a: Any, b: Any, size_a: Any, size_b: Any, z: Any, tally: Any,
+    near: Any,
+) -> Any:  # fmt: skip
+    """Write the token z where the pair (a, b) stands and tally what disappears beside it.
 
-    The cells of the occurrences take the place of the positions in `listed`. Returns their number, and how many tokens
-    near[0] and near[1] name as left and right neighbours.
+    The places of the occurrences are put in front of the pair's `n` positions, which stand in the order of the text:
+    runs such as aaa are merged from the left. Returns their number, and how many tokens near[0] and near[1] name as
+    left and right neighbours.
     """
     n_merged = n_left = n_right = int64(0)
-    for t in range(listed.size):
-        if t + AHEAD < listed.size:
-            prefetch(cells, 2 * int64(listed[t + AHEAD]))
-        s = int64(listed[t])
+    for t in range(start, start + n):
+        if t + AHEAD < start + n:
+            prefetch(cells, 2 * int64(positions[t + AHEAD]))
+        s = int64(positions[t])
         if not _holds(cells, s, a, b, size_a):
             continue
         e = s + size_a
         weight = int64(cells[2 * s + 1])
         x, y = cells[2 * (s - 1)], cells[2 * (e + size_b)]
-        cells[2 * s] = fresh
-        cells[2 * (e + size_b - 1)] = fresh
+        cells[2 * s] = z
+        cells[2 * (e + size_b - 1)] = z
         if size_a > 1:
             cells[2 * (e - 1)] = INSIDE
         if size_b > 1:
             cells[2 * e] = INSIDE
-        listed[n_merged] = s
+        positions[start + n_merged] = s
         n_merged += 1
-        if x >= 0 and x != fresh:
+        if x >= 0 and x != z:
             if tally[x, LOST] == 0:
                 near[0, n_left] = x
                 n_left += 1
@@ -295,16 +226,16 @@ def _rewrite(
 
 
 @inlined
-def _neighbours(cells: Any, merged: Any, n_merged: Any, size: Any, fresh: Any, tally: Any, near: Any) -> Any:
-    """Tally which pairs appear beside the token `fresh`; returns how many neighbours near[0] and near[1] name."""
+def _neighbours(cells: Any, merged: Any, size: Any, z: Any, tally: Any, near: Any) -> Any:
+    """Tally which pairs appear beside the token z; returns how many neighbours near[0] and near[1] name."""
     n_left = n_right = int64(0)
-    for t in range(n_merged):
-        if t + AHEAD < n_merged:
+    for t in range(merged.size):
+        if t + AHEAD < merged.size:
             prefetch(cells, 2 * int64(merged[t + AHEAD]))
         s = int64(merged[t])
         weight = int64(cells[2 * s + 1])
         x, y = cells[2 * (s - 1)], cells[2 * (s + size)]
-        if x >= 0 and x != fresh:
+        if x >= 0 and x != z:
             if tally[x, N_WON] == 0:
                 near[0, n_left] = x
                 n_left += 1
@@ -320,26 +251,19 @@ def _neighbours(cells: Any, merged: Any, n_merged: Any, size: Any, fresh: Any, t
 
 
 @inlined
-def _enter_positions(
-    cells: Any, merged: Any, n_merged: Any, size: Any, fresh: Any, z: Any, sizes: Any, tally: Any, positions: Any
-) -> Any:
+def _enter_positions(cells: Any, merged: Any, size: Any, z: Any, sizes: Any, tally: Any, positions: Any) -> Any:
     """Write the positions of the pairs that appeared to the places that the tallies name."""
-    for t in range(n_merged):
-        if t + AHEAD < n_merged:
+    for t in range(merged.size):
+        if t + AHEAD < merged.size:
             prefetch(cells, 2 * int64(merged[t + AHEAD]))
         s = int64(merged[t])
         x, y = cells[2 * (s - 1)], cells[2 * (s + size)]
-        if x >= 0 and x != fresh:
+        if x >= 0 and x != z:
             positions[tally[x, AT]] = s - sizes[x]
             tally[x, AT] += 1
         if y >= 0:
             positions[tally[y, AT + 1]] = s
             tally[y, AT + 1] += 1
-    if fresh != z:
-        for t in range(n_merged):
-            s = int64(merged[t])
-            cells[2 * s] = z
-            cells[2 * (s + size - 1)] = z
 
 
 @compiled
@@ -348,31 +272,21 @@ def learn_merges(
 ) -> Any:
     """Merge pairs until there are `vocab_size` tokens or no pair occurs `min_count` times.
 
-    cells: what `lay_out` makes, of tokens below n_symbols; it is used up. pairs, positions: room, int64 [any, 4] and
-    int32 [3 n]: each merged occurrence takes a symbol away and adds at most two positions. min_count: at least 1.
-    control: int64 (tokens so far, for others to read; not 0: stop). Returns the merges in order, int32 [m, 3]: left,
-    right, the token that they make, which is new or, where it is spelt like an older one, that one.
+    cells: what `lay_out` makes, of tokens below n_symbols, no two of them spelt alike; it is used up. pairs, positions:
+    room, int64 [any, 4] and int32 [3 n]: each merged occurrence takes a symbol away and adds at most two positions.
+    min_count: at least 1. control: int64 (tokens so far, for others to read; not 0: stop). Returns the merges in order,
+    int32 [m, 3]: left, right, the token that they make.
     """
-    sizes = np.empty(vocab_size + 1, np.int32)  # cells of each token
-    begins = np.zeros(vocab_size + 2, np.int64)  # of each token's spelling
-    spellings = np.empty(16 * vocab_size, np.int32)
+    sizes = np.empty(vocab_size, np.int32)  # cells of each token
+    sizes[:n_symbols] = 1
     pairs, n_pairs, table, n_positions = _count_pairs(cells, cells.size // 2, pairs, positions)
-    buckets = 4
-    while buckets < 4 * vocab_size:
-        buckets *= 2
-    by_spelling = _rehashed(pairs, 0, buckets)
-    for token in range(n_symbols):
-        sizes[token] = 1
-        spellings[token] = token
-        begins[token + 1] = token + 1
-        by_spelling[_spelt_like(by_spelling, spellings, begins, token)] = token
     heap = np.empty((1 << 16, 3), np.int64)  # count, tie, pair
     n_heap = int64(0)
     threshold = int64(1) << 40
-    merges = np.empty((vocab_size, 3), np.int32)
-    n_merges, n_tokens = int64(0), int64(n_symbols)
-    tally = np.zeros((vocab_size + 1, 8), np.int64)
-    near = np.empty((2, vocab_size + 1), np.int32)
+    merges = np.empty((vocab_size - n_symbols, 3), np.int32)
+    n_tokens = int64(n_symbols)
+    tally = np.zeros((vocab_size, 8), np.int64)
+    near = np.empty((2, vocab_size), np.int32)
     while n_tokens < vocab_size and control[1] == 0:
         if n_heap == 0:  # let rarer pairs in
             if threshold <= min_count:
@@ -390,35 +304,27 @@ def learn_merges(
         count, tie = pairs[k, COUNT], heap[0, 1]
         if ties == FIRST_PLACE and count >= threshold:
             tie = _tie(cells, positions, pairs, sizes, k, ties)
-        is_stale = count != heap[0, 0] or tie != heap[0, 1]
-        if is_stale and ((threshold <= count < heap[0, 0]) or (count == heap[0, 0] and tie > heap[0, 1])):
-            _sift(heap, n_heap, count, tie, k)
+        if count != heap[0, 0] or tie != heap[0, 1]:
+            if count >= threshold:
+                _sift(heap, n_heap, count, tie, k)
+            else:  # it comes back when the threshold sinks
+                n_heap -= 1
+                _sift(heap, n_heap, heap[n_heap, 0], heap[n_heap, 1], heap[n_heap, 2])
             continue
         n_heap -= 1
         _sift(heap, n_heap, heap[n_heap, 0], heap[n_heap, 1], heap[n_heap, 2])
-        if is_stale:  # too rare by now; or it gained occurrences, for which it was entered once more
-            continue
 
-        a, b = pairs[k, KEY] >> 32, pairs[k, KEY] & LOW
-        spellings = _spell(spellings, begins, n_tokens, a, b)
-        j = _spelt_like(by_spelling, spellings, begins, n_tokens)
-        z = fresh = int64(by_spelling[j])
-        if z < 0:
-            z = fresh = n_tokens
-            by_spelling[j] = z
-            n_tokens += 1
-        else:
-            fresh = int64(vocab_size)  # until all is counted, tells what is written now from what stood there
-        size = int64(sizes[a]) + int64(sizes[b])
+        a, b, z = pairs[k, KEY] >> 32, pairs[k, KEY] & LOW, n_tokens
+        size_a, size_b = int64(sizes[a]), int64(sizes[b])
+        size = size_a + size_b
         sizes[z] = size
-        if n_merges == merges.shape[0]:
-            merges = _taller(merges, 2 * n_merges)
-        merges[n_merges, 0], merges[n_merges, 1], merges[n_merges, 2] = a, b, z
-        n_merges += 1
+        merges[z - n_symbols, 0], merges[z - n_symbols, 1], merges[z - n_symbols, 2] = a, b, z
+        n_tokens += 1
         control[0] = n_tokens
 
-        merged = _listed(positions, pairs, k)
-        n_merged, n_left, n_right = _rewrite(cells, merged, a, b, int64(sizes[a]), int64(sizes[b]), fresh, tally, near)
+        start, n = pairs[k, START], pairs[k, SIZE]
+        n_merged, n_left, n_right = _rewrite(cells, positions, start, n, a, b, size_a, size_b, z, tally, near)
+        merged = positions[start : start + n_merged]
         for i in range(n_left + n_right):
             side = int64(i >= n_left)
             other = int64(near[side, i - side * n_left])
@@ -427,7 +333,7 @@ def learn_merges(
             tally[other, LOST + side] = 0
         pairs[k, COUNT] = pairs[k, SIZE] = 0
 
-        n_left, n_right = _neighbours(cells, merged, n_merged, size, fresh, tally, near)
+        n_left, n_right = _neighbours(cells, merged, size, z, tally, near)
         if n_pairs + n_left + n_right > pairs.shape[0]:
             pairs = _taller(pairs, 2 * (n_pairs + n_left + n_right))
         if 2 * (n_pairs + n_left + n_right) > table.size:
@@ -438,26 +344,15 @@ def learn_merges(
             gain, n_gained = tally[other, WON + side], tally[other, N_WON + side]
             tally[other, WON + side] = tally[other, N_WON + side] = 0
             tally[other, AT + side] = n_positions
-            if other == fresh:
-                other = z
             key = (z << 32) | other if side else (other << 32) | z
-            j = _slot(table, pairs, key)
-            q = int64(table[j])
-            pairs[n_pairs, COUNT], pairs[n_pairs, START], pairs[n_pairs, SIZE] = gain, n_positions, n_gained
-            if q < 0:
-                q = n_pairs
-                pairs[q, KEY] = key
-                table[j] = q
-            else:  # only where z is an older token: a segment more
-                pairs[n_pairs, KEY], pairs[n_pairs, COUNT] = -1, 0
-                pairs[n_pairs, SIZE] |= (pairs[q, SIZE] >> 32) << 32
-                pairs[q, SIZE] = ((n_pairs + 1) << 32) | (pairs[q, SIZE] & LOW)
-                pairs[q, COUNT] += gain
-            n_pairs += 1
+            pairs[n_pairs, KEY], pairs[n_pairs, COUNT] = key, gain
+            pairs[n_pairs, START], pairs[n_pairs, SIZE] = n_positions, n_gained
+            table[_slot(table, pairs, key)] = n_pairs
             n_positions += n_gained
-            if pairs[q, COUNT] >= threshold:
+            if gain >= threshold:
                 # Its positions are not entered yet: -1 has the pair looked at before it is believed.
-                heap = _push(heap, n_heap, pairs[q, COUNT], key if ties == LEAST_PAIR else int64(-1), q)
+                heap = _push(heap, n_heap, gain, key if ties == LEAST_PAIR else int64(-1), n_pairs)
                 n_heap += 1
-        _enter_positions(cells, merged, n_merged, size, fresh, z, sizes, tally, positions)
-    return merges[:n_merges]
+            n_pairs += 1
+        _enter_positions(cells, merged, size, z, sizes, tally, positions)
+    return merges[: n_tokens - n_symbols]
