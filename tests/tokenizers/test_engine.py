@@ -346,3 +346,23 @@ def test_the_largest_vocabulary_keeps_its_last_pairs() -> None:
         whole_pieces=False,
     )
     assert ours.encode("xyzxy").tolist() == [MAX_TOKENS - 1, MAX_TOKENS - 2]
+
+
+def test_short_texts_take_the_quick_way_and_long_ones_the_other_to_the_same_ids(bpe: BytePairTokenizer) -> None:
+    text = "the naïve 日本語 hen aaaa " * 2000
+    whole = bpe.encode(text).tolist()
+    for size in (1, 17, engine.CHUNKS // 2, engine.CHUNKS - 1, engine.CHUNKS, engine.CHUNKS + 1, 3 * engine.CHUNKS):
+        cut = text.encode()[:size].decode("utf-8", "ignore")
+        chunks = [chunk.encode() for chunk in bpe.split.chunks(cut)]
+        ends = np.cumsum([len(chunk) for chunk in chunks])
+        assert bpe.encode(cut).tolist() == bpe._encoder.encode_pieces(cut.encode(), ends).tolist()
+    assert bpe.encode(text).tolist() == whole
+
+
+def test_short_texts_that_never_repeat_make_the_tables_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LEAST_ROWS", 256)
+    monkeypatch.setattr(engine, "MOST_ROWS", 1024)
+    tokenizer = BytePairTokenizer([bytes([i]) for i in range(256)], [], Split.named("gpt2"), {}, eos=None)
+    for number in range(3000):
+        text = f"word{number} w{number * 7919}"
+        assert tokenizer.encode(text).tolist() == [tokenizer._encoder.byte_ids[byte] for byte in text.encode()]

@@ -173,7 +173,7 @@ def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
             yield text
             continue
         data = utf8(text[:left])  # a character has at least a byte
-        yield data[:left].decode("utf-8", "ignore")
+        yield text if len(data) <= left else data[:left].decode("utf-8", "ignore")
         left -= len(data)
         if left <= 0:
             return

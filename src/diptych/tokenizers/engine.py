@@ -37,6 +37,7 @@ from diptych.tokenizers.kernels.encoding import (
 from diptych.tokenizers.kernels.memory import announced
 from diptych.tokenizers.kernels.rows import move_rows
 from diptych.tokenizers.kernels.scanning import split as scan
+from diptych.tokenizers.kernels.texts import context_of, text_encoder
 from diptych.tokenizers.splitting import Split
 
 CHUNKS = 8192
@@ -80,6 +81,9 @@ class _Workspace:
         self.token_offsets = np.zeros(2, np.int64)
         self.ends = np.empty(CHUNKS, np.int64)
         self.out = np.empty(SMALL + 2, np.int32)
+        self.context = np.empty(0, np.int64)
+        self.address = 0
+        """Of the context; 0: short texts have no quick way."""
 
 
 @final
@@ -145,7 +149,17 @@ class ChunkEncoder:
                 work.offsets[1] = 1
                 ends = None if self.split.rule is not None else np.ones(1, np.int64)
                 self._fill(work, b" ", work.offsets, work.token_offsets, ends, work.out)
+                self._bind(work)
             return work
+
+    def _bind(self, work: _Workspace) -> None:
+        """Tell short texts' quick way where the tables stand."""
+        if self.split.rule is not None:
+            tables = [self._classes, self.byte_ids, self._byte_pairs, self._pairs, self._merged]
+            tables += [work.rows, work.byte_pool, work.id_pool, work.state, work.cursor, work.ends, work.out]
+            work.context = context_of(tables, self.split.rule)
+            work.address = work.context.ctypes.data
+            text_encoder()
 
     def _seed(self, work: _Workspace) -> None:
         if self.whole_pieces:
@@ -164,6 +178,7 @@ class ChunkEncoder:
         work.rows = rows
         work.byte_pool = np.concatenate([work.byte_pool, np.empty_like(work.byte_pool)])
         work.id_pool = np.concatenate([work.id_pool, np.empty_like(work.id_pool)])
+        self._bind(work)
 
     def encode(self, text: str) -> Ids:
         """Ids of one text."""
@@ -171,6 +186,10 @@ class ChunkEncoder:
         ends = None if self.split.rule is not None else self.split.chunk_ends(data.decode())
         work = self._borrow()
         try:
+            if work.address and len(data) <= CHUNKS:
+                n = text_encoder()(work.address, data, len(data))
+                if n >= 0:
+                    return work.out[:n].copy()
             work.offsets[1] = len(data)
             if len(data) <= SMALL:
                 return work.out[: self._fill(work, data, work.offsets, work.token_offsets, ends, work.out)].copy()

@@ -15,6 +15,9 @@ from diptych.tokenizers.base import EOS, Ids, Special
 from diptych.tokenizers.kernels.encoding import join_pieces, joined_size
 from diptych.tokenizers.kernels.memory import announced
 
+FEW = 256
+"""Ids of which a list is made as quickly without numbers that are kept."""
+
 
 class VocabularyOfBytes:
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
@@ -153,8 +156,9 @@ class VocabularyOfBytes:
 
     def encode_list(self, text: str) -> list[int]:
         """Ids of the text as a Python list; special tokens are ordinary text."""
-        ids: list[int] = self._numbers[self.encode_ordinary(text)].tolist()
-        return ids
+        ids = self.encode_ordinary(text)
+        numbers: list[int] = (ids if ids.size < FEW else self._numbers[ids]).tolist()
+        return numbers
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text; special tokens are ordinary text."""
