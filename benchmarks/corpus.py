@@ -2,7 +2,7 @@
 sources and documents of the Python packages installed here. Writes FOLDER/corpus.jsonl and FOLDER/contents.json, which
 states every package with its version and the bytes of text taken from it.
 
-python benchmarks/corpus.py FOLDER [--megabytes 190]
+python benchmarks/corpus.py [FOLDER] [--megabytes 190]
 
 The packages are downloaded with apt-get and unpacked with dpkg-deb into a temporary folder; nothing is installed.
 Markup (HTML) is reduced to its text; manual pages stay as they are. Documents are shuffled by a hash of their text.
@@ -76,9 +76,12 @@ def installed() -> Iterator[tuple[str, str, list[str]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/corpus"))
     parser.add_argument("--megabytes", type=float, default=190)
     options = parser.parse_args()
+    if (options.folder / "contents.json").is_file():
+        print(f"{options.folder} holds a corpus already")
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     documents: dict[bytes, tuple[str, str]] = {}
     versions: dict[str, str] = {}

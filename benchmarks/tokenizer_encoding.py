@@ -1,6 +1,6 @@
 """How fast do text and ids turn into each other? Against tiktoken and rustbpe, with the same vocabulary.
 
-python benchmarks/tokenizer_encoding.py FOLDER [--vocab-size 32000] [--rounds 5]
+python benchmarks/tokenizer_encoding.py [FOLDER] [--vocab-size 32000] [--rounds 5]
 
 FOLDER is what benchmarks/corpus.py gathered. The vocabulary is learnt from it. All contenders run in turn on one core,
 one call a document; before the clock starts, the ids of every document are compared. The last part encodes on all
@@ -108,7 +108,7 @@ def short_calls(ours: BytePairTokenizer, theirs: tiktoken.Encoding, rounds: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/corpus"))
     parser.add_argument("--vocab-size", type=int, default=32_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

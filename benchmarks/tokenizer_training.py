@@ -1,6 +1,6 @@
 """How fast is a byte-pair vocabulary learnt, and in how much memory? Against rustbpe and Hugging Face's BpeTrainer.
 
-python benchmarks/tokenizer_training.py FOLDER [--vocab-size 32000] [--rounds 5]
+python benchmarks/tokenizer_training.py [FOLDER] [--vocab-size 32000] [--rounds 5]
 
 FOLDER is what benchmarks/corpus.py gathered. Each training runs in a process of its own on one core, in turn; the text
 is in memory before the clock starts, and a small training before it has loaded the compiled loops. The tokens must be
@@ -34,7 +34,7 @@ def run(folder: Path, contender: str, vocab_size: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/corpus"))
     parser.add_argument("--vocab-size", type=int, default=32_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

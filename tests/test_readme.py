@@ -10,25 +10,41 @@ from pathlib import Path
 
 import pytest
 
-from diptych.cli.main import COMMANDS
+from diptych.cli.main import COMMANDS, GROUPS
 from diptych.presets import load_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", README, re.MULTILINE)))
+TOKENIZERS = (ROOT / "docs" / "tokenizers.md").read_text()
+CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", README + TOKENIZERS, re.MULTILINE)))
 
 
 def test_there_are_calls_for_every_command_but_review() -> None:
     assert {shlex.split(call)[0] for call in CALLS} | {"review"} == set(COMMANDS)
+    called = {tuple(shlex.split(call)[:2]) for call in CALLS}
+    assert {(group, command) for group, commands in GROUPS.items() for command in commands} <= called
+
+
+def test_the_program_in_the_page_on_tokenizers_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", TOKENIZERS, re.DOTALL)
+    program = f"{code}\nassert text == 'Sun rises'\n"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_every_picture_of_the_documents_exists() -> None:
+    for folder, text in ((ROOT, README), (ROOT / "docs", TOKENIZERS)):
+        pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+        assert pictures and all((folder / picture).is_file() for picture in pictures)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_option_of_a_call_is_known(call: str) -> None:
     words = shlex.split(call)
+    command = words[: 2 if words[0] in GROUPS else 1]
     help_text = subprocess.run(
-        [sys.executable, "-m", "diptych", words[0], "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "diptych", *command, "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for word in words[1:]:
+    for word in words[len(command) :]:
         if word.startswith("--"):
             assert word.replace("_", "-") in help_text, word
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.cli.main import COMMANDS, main
+from diptych.cli.main import COMMANDS, GROUPS, main
 from diptych.cli.review import seconds
 
 
@@ -217,9 +217,9 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(
     assert "embeds only 280" in refused(capsys, "generate", str(tmp_path), "--prompt", "the")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS, *(f"{group} {name}" for group in GROUPS for name in GROUPS[group])])
 def test_every_command_has_help(name: str) -> None:
-    result = run(name, "--help", COLUMNS="120")
+    result = run(*name.split(), "--help", COLUMNS="120")
     assert result.returncode == 0
     assert f"diptych {name}" in result.stdout and len(result.stdout) > 200
 

@@ -20,6 +20,7 @@ import tokenizers as hf
 from diptych.tokenizers.base import EOS
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.bpe_training import train_bpe
+from diptych.tokenizers.letters import BYTE_TO_LETTER
 from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.splitting import PATTERNS, Split
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -237,18 +238,55 @@ def test_the_end_of_a_document_is_what_the_configuration_beside_names(bpe: ByteP
         load_tokenizer(tmp_path)
 
 
-def test_bytes_that_a_vocabulary_leaves_out_lose_no_text(bpe: BytePairTokenizer, tmp_path: Path) -> None:
-    """Hugging Face drops them; here they get ids behind all others, and all other text has the same ids."""
+def without(bpe: BytePairTokenizer, letters: str, path: Path) -> None:
+    """The tokenizer with some bytes left out of its vocabulary."""
+    bpe.save(path)
+    values = json.loads(path.read_text())
+    for letter in letters:
+        del values["model"]["vocab"][letter]
+    path.write_text(json.dumps(values))
+
+
+def test_bytes_that_a_vocabulary_leaves_out_are_dropped_as_there(bpe: BytePairTokenizer, tmp_path: Path) -> None:
+    without(bpe, BYTE_TO_LETTER[4] + BYTE_TO_LETTER[0xF1], tmp_path / "tokenizer.json")
+    ours, theirs = opened(tmp_path), hugging_face(tmp_path / "tokenizer.json")
+    assert ours.vocab_size == bpe.vocab_size
+    draw = random.Random(0)
+    odd = ["".join(draw.choices(["the", "hen", "\4", "\U00040000", " ", "é"], k=12)) for _ in range(300)]
+    expected = [theirs.encode(text).ids for text in odd]
+    assert [ours.encode(text).tolist() for text in odd] == expected
+    assert [ids.tolist() for ids in ours.encode_batch(odd)] == expected == [ours.encode_list(text) for text in odd]
+    assert differences(ours, lambda text: theirs.encode(text).ids) == []
+    assert ours.decode(ours.encode("t\4he")) == "the"
+    assert ours.encode_bytes(b"\xf1t\xf1").tolist() == bpe.encode("t").tolist()
+    assert ours.encode("\4\4").size == 0
+
+
+def test_a_vocabulary_without_a_printable_letter_is_refused(bpe: BytePairTokenizer, tmp_path: Path) -> None:
+    without(bpe, "q", tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match="byte 0x71 has no token"):
+        load_tokenizer(tmp_path)
+
+
+def test_added_tokens_that_are_not_special_are_recognized_in_every_text(bpe: BytePairTokenizer, tmp_path: Path) -> None:
     bpe.save(tmp_path / "tokenizer.json")
     values = json.loads((tmp_path / "tokenizer.json").read_text())
-    for letter in ("q", "Q"):
-        del values["model"]["vocab"][letter]
+    for name in ("<think>", "   ", "<tool>"):
+        token = {"id": len(values["model"]["vocab"]), "content": name, "special": name == "<tool>"}
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        values["added_tokens"].append({**flags, **token})
+        values["model"]["vocab"][name] = token["id"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    ours, theirs = opened(tmp_path), hugging_face(tmp_path / "tokenizer.json")
-    assert ours.vocab_size == bpe.vocab_size + 2
-    assert differences(ours, lambda text: theirs.encode(text).ids) == [text for text in texts() if {*"qQ"} & {*text}]
-    assert theirs.decode(theirs.encode("the queen").ids) == "the ueen"
-    assert ours.decode(ours.encode("the queen, Q")) == "the queen, Q"
+    for _ in range(2):
+        ours, theirs = opened(tmp_path), hugging_face(tmp_path / "tokenizer.json")
+        assert ours.always == {"<think>", "   "}
+        texts = ["a<think>the   hen<tool> x", "<think>", "   ", "    ", "<tool>", "the", f"a{EOS}"]
+        expected = [theirs.encode(text).ids for text in texts]
+        ours.encode_ordinary("<think>")
+        assert [ours.encode(text).tolist() for text in texts] == expected
+        assert [ours.encode_list(text) for text in texts] == expected
+        assert [ids.tolist() for ids in ours.encode_batch(texts)] == expected
+        ours.save(tmp_path / "tokenizer.json")  # and what is written is the same again
 
 
 @pytest.mark.parametrize("split", ["gpt2", "cl100k", "o200k"])

@@ -73,7 +73,6 @@ FOREIGN: dict[str, Callable[[dict[str, Any]], None]] = {
     "padding": _set("padding", value={"pad_id": 0}),
     "part surprise": _set("surprise", value=1),
     "added token <pad>": lambda values: values["added_tokens"].append({"id": "1", "content": "<pad>"}),
-    "of white space that is not special": lambda values: values["added_tokens"].append({"id": 380, "content": "  "}),
     "with lstrip": lambda values: values["added_tokens"].append({"id": 380, "content": "<pad>", "lstrip": True}),
 }
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 EOS = "<|endoftext|>"
 """The special token that opens and closes every document."""
 
+BYTES = [bytes([byte]) for byte in range(256)]
+
 Ids = NDArray[np.int32]
 
 Special = Collection[str] | Literal["all"]

@@ -64,7 +64,7 @@ def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer:
         raise ValueError(f"{path}: only byte-level byte-pair tokenizers (gpt2) are read, not {kind}")
     pre = header.text("tokenizer.ggml.pre")
     cut = _split(path, pre) if split is None else Split.named(split)
-    vocabulary, special = _tokens(header)
+    vocabulary, special, always = _tokens(header)
     eos = header.whole("tokenizer.ggml.eos_token_id")
     try:
         return from_vocabulary(
@@ -75,6 +75,7 @@ def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer:
             eos=next((name for name, token in special.items() if token == eos), None),
             whole_pieces=pre in WHOLE_PIECES,
             size=len(header.strings("tokenizer.ggml.tokens") or []),
+            always=always,
         )
     except ValueError as error:
         raise ValueError(f"{path}: vocabulary and merges do not fit together ({error})") from None
@@ -91,8 +92,8 @@ def _split(path: Path, pre: str | None) -> Split:
     return Split(SPLITS[pre])
 
 
-def _tokens(header: GgufHeader) -> tuple[dict[str, int], dict[str, int]]:
-    """(ordinary tokens in GPT-2's letters, special tokens as text), by name."""
+def _tokens(header: GgufHeader) -> tuple[dict[str, int], dict[str, int], list[str]]:
+    """(ordinary tokens in GPT-2's letters, special tokens as text), by name; and the user-defined among these."""
     names = header.strings("tokenizer.ggml.tokens")
     if not names:
         raise ValueError(f"{header.path} holds no tokens: it has no tokenizer.ggml.tokens")
@@ -108,10 +109,8 @@ def _tokens(header: GgufHeader) -> tuple[dict[str, int], dict[str, int]]:
             continue
         if kind not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED):
             raise ValueError(f"{header.path}: token {token} has the type {kind}, which is not read")
-        if kind == USER_DEFINED and not name.strip():
-            raise ValueError(f"{header.path}: token {token}, white space that the merges do not make, is not supported")
         chosen = vocabulary if kind == NORMAL and token not in ends else special
         if name in chosen:
             raise ValueError(f"{header.path} is damaged: tokens {chosen[name]} and {token} are the same")
         chosen[name] = token
-    return vocabulary, special
+    return vocabulary, special, [name for name, token in special.items() if types[token] == USER_DEFINED]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from diptych.core.files import write_text
 from diptych.tokenizers.base import EOS
 from diptych.tokenizers.bpe import BytePairTokenizer, Normalization
 from diptych.tokenizers.letters import from_letters, to_letters
-from diptych.tokenizers.simple import BYTES
 from diptych.tokenizers.splitting import PATTERNS, Split
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -38,7 +37,7 @@ def write(tokenizer: BytePairTokenizer, path: Path) -> None:
     names = [to_letters(piece) for piece in pieces]
     added = [
         {"id": token, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        | {"special": True}
+        | {"special": name not in tokenizer.always}
         for name, token in sorted(special.items(), key=lambda item: item[1])
     ]
     vocabulary = {name: i for i, name in reversed(list(enumerate(names))) if name}
@@ -88,7 +87,7 @@ def read(values: dict[str, Any], path: Path) -> BytePairTokenizer:
     """The tokenizer of a parsed tokenizer.json. Raises ValueError naming the first part that is not understood."""
     model = _checked(values, path)
     split, normalization = _split(values.get("pre_tokenizer"), path), _normalization(values.get("normalizer"), path)
-    special = _added_tokens(values.get("added_tokens"), path)
+    special, always = _added_tokens(values.get("added_tokens"), path)
     try:
         return from_vocabulary(
             _mapping(model.get("vocab")),
@@ -98,6 +97,7 @@ def read(values: dict[str, Any], path: Path) -> BytePairTokenizer:
             eos=_end_token(path, special),
             whole_pieces=bool(model.get("ignore_merges")),
             normalization=normalization,
+            always=always,
         )
     except ValueError as error:
         raise ValueError(f"{path}: vocabulary and merges do not fit together ({_brief(error)})") from None
@@ -119,13 +119,13 @@ def from_vocabulary(
     whole_pieces: bool = False,
     normalization: Normalization | None = None,
     size: int = 0,
+    always: Collection[str] = (),
 ) -> BytePairTokenizer:
     """A tokenizer of entries in GPT-2's letters.
 
-    merges: a list; each is a pair of entries, or a line with a space between them.
-    size: the least number of ids, some perhaps not in use. A byte that has no entry, as some vocabularies leave out
-    those that their texts never held, gets an id behind all others: no text is lost. Raises ValueError where the parts
-    do not fit together.
+    merges: a list; each is a pair of entries, or a line with a space between them. size: the least number of ids, some
+    perhaps not in use. always: special tokens that are recognized in every text. Raises ValueError where the parts do
+    not fit together.
     """
     pieces = [b""] * _n_ids([*vocab.values(), *special.values()], size)
     reserved = {token: name for name, token in special.items()}
@@ -141,8 +141,6 @@ def from_vocabulary(
                 pieces[token] = from_letters(name)
             except KeyError:
                 raise ValueError(f"token {_brief(name)} is not written in the letters of bytes") from None
-    known = {piece for token, piece in enumerate(pieces) if token not in reserved}
-    pieces += [byte for byte in BYTES if byte not in known]
     return BytePairTokenizer(
         pieces,
         _pairs(merges, vocab),
@@ -151,6 +149,7 @@ def from_vocabulary(
         eos=eos,
         whole_pieces=whole_pieces,
         normalization=normalization,
+        always=always,
     )
 
 
@@ -268,9 +267,12 @@ def _normalization(part: object, path: Path) -> Normalization | None:
     return form
 
 
-def _added_tokens(added: object, path: Path) -> dict[str, int]:
-    """Added tokens by name. Those that reach into the text around them are refused, and those that any text holds."""
-    special = {}
+def _added_tokens(added: object, path: Path) -> tuple[dict[str, int], list[str]]:
+    """Added tokens by name, and those of them that are not special and so are recognized in every text.
+
+    Those that reach into the text around them are refused.
+    """
+    special, always = {}, []
     for token in added if isinstance(added, list) else [] if added is None else [added]:
         content = token.get("content") if isinstance(token, dict) else token
         if not isinstance(token, dict) or not isinstance(content, str) or not isinstance(token.get("id"), int):
@@ -278,10 +280,9 @@ def _added_tokens(added: object, path: Path) -> dict[str, int]:
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
                 raise _refused(path, f"added token {_brief(content)} with {flag}")
-        if not token.get("special") and not content.strip():
-            raise _refused(path, f"added token {_brief(content)} of white space that is not special")
         special[content] = token["id"]
-    return special
+        always += [] if token.get("special") else [content]
+    return special, always
 
 
 def _end_token(path: Path, special: Mapping[str, int]) -> str | None:

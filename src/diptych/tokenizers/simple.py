@@ -10,12 +10,10 @@ from typing import final
 import numpy as np
 
 from diptych.core.files import write_text
-from diptych.tokenizers.base import EOS, Ids, utf8
+from diptych.tokenizers.base import BYTES, EOS, Ids, utf8
 from diptych.tokenizers.engine import ChunkEncoder, MergeTable
 from diptych.tokenizers.splitting import Split
 from diptych.tokenizers.vocabulary import VocabularyOfBytes
-
-BYTES = [bytes([byte]) for byte in range(256)]
 
 
 @final

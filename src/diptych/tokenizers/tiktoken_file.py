@@ -11,7 +11,7 @@ import binascii
 from pathlib import Path
 
 from diptych.core.files import write_text
-from diptych.tokenizers.base import EOS
+from diptych.tokenizers.base import BYTES, EOS
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.hugging_face import MAX_ID
 from diptych.tokenizers.splitting import Split
@@ -88,6 +88,8 @@ def _pieces(path: Path) -> list[bytes]:
         raise ValueError(f"{path} holds no ranks")
     if max(by_rank) > 2 * len(by_rank) + 1000:
         raise ValueError(f"{path} gives rank {max(by_rank)}, but holds only {len(by_rank)} tokens")
+    if missing := set(BYTES) - set(by_rank.values()):
+        raise ValueError(f"{path} is incomplete: byte 0x{min(missing)[0]:02x} has no token")
     if len(set(by_rank.values())) < len(by_rank):
         raise ValueError(f"{path} names a token twice")
     return [by_rank.get(rank, b"") for rank in range(max(by_rank) + 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,17 +22,25 @@ FEW = 256
 class VocabularyOfBytes:
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
 
-    `pieces[i]` are the bytes of token i, empty where an id is not in use. Raises ValueError for special tokens that do
-    not stand in the vocabulary.
+    `pieces[i]` are the bytes of token i, empty where an id is not in use. always: special tokens that are recognized in
+    every text, allowed or not. Raises ValueError for special tokens that do not stand in the vocabulary.
     """
 
-    def __init__(self, pieces: Sequence[bytes], special_tokens: Mapping[str, int], eos: str | None = EOS) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        special_tokens: Mapping[str, int],
+        eos: str | None = EOS,
+        *,
+        always: Collection[str] = (),
+    ) -> None:
         self.pieces = list(pieces)
         for name, token in special_tokens.items():
             if not name or not 0 <= token < len(self.pieces) or self.pieces[token] != name.encode():
                 raise ValueError(f"special token {name!r} does not stand at id {token} of the vocabulary")
         self._special_tokens = dict(special_tokens)
         self._eos = eos
+        self.always = self._names(tuple(always))
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: without what is made again when it is needed."""
@@ -124,9 +132,9 @@ class VocabularyOfBytes:
         allowed_special: these become their tokens. disallowed_special: text that holds one of these raises ValueError;
         "all": all that are not allowed. Raises ValueError too for a name that is no special token.
         """
-        if not allowed_special and not disallowed_special:
+        if not allowed_special and not disallowed_special and not self.always:
             return self.encode_ordinary(text)
-        allowed = self._names(allowed_special)
+        allowed = self._names(allowed_special) | self.always
         disallowed = self._names(disallowed_special) - (allowed if disallowed_special == "all" else set())
         if disallowed and (found := _any_of(disallowed).search(text)):
             raise ValueError(
@@ -156,13 +164,13 @@ class VocabularyOfBytes:
 
     def encode_list(self, text: str) -> list[int]:
         """Ids of the text as a Python list; special tokens are ordinary text."""
-        ids = self.encode_ordinary(text)
+        ids = self.encode(text)
         numbers: list[int] = (ids if ids.size < FEW else self._numbers[ids]).tolist()
         return numbers
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text; special tokens are ordinary text."""
-        return [self.encode_ordinary(text) for text in texts]
+        return [self.encode(text) for text in texts]
 
 
 def _any_of(names: set[str]) -> regex.Pattern[str]:
