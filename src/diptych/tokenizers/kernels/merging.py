@@ -38,6 +38,9 @@ disappeared beside it, and of the one that appeared, with the number and the pla
 
 LOW = (1 << 32) - 1
 
+RECENT = 1 << 16
+"""Pairs that are found without the table while all are counted."""
+
 
 @compiled
 def lay_out(arena: Any, places: Any, lengths: Any, counts: Any, symbols: Any, cells: Any) -> Any:
@@ -150,24 +153,36 @@ def _tie(cells: Any, positions: Any, pairs: Any, sizes: Any, pair: Any, ties: An
 
 
 @inlined
+def _place(left: Any, right: Any) -> Any:
+    """Where a pair is looked for first: pairs of bytes have places of their own."""
+    return ((int64(left) << 8) ^ int64(right)) & (RECENT - 1)
+
+
+@inlined
 def _count_pairs(cells: Any, n: Any, pairs: Any, positions: Any) -> Any:
     """All pairs with their counts and positions: (pairs, number of pairs, table, number of positions)."""
     n_pairs = int64(0)
     table = _rehashed(pairs, 0, 1 << 18)
+    recent = np.zeros(RECENT, np.int32)
+    pairs[0, KEY] = -1
     for i in range(1, n - 1):
-        if cells[2 * i] >= 0 and cells[2 * i + 2] >= 0:
-            key = (int64(cells[2 * i]) << 32) | int64(cells[2 * i + 2])
-            j = _slot(table, pairs, key)
-            q = int64(table[j])
-            if q < 0:
-                q = n_pairs
-                if q == pairs.shape[0]:
-                    pairs = _taller(pairs, 2 * q)
-                pairs[q, KEY], pairs[q, COUNT], pairs[q, START], pairs[q, SIZE] = key, 0, 0, 0
-                table[j] = q
-                n_pairs += 1
-                if 4 * n_pairs > table.size:
-                    table = _rehashed(pairs, n_pairs, 4 * table.size)
+        left, right = cells[2 * i], cells[2 * i + 2]
+        if left >= 0 and right >= 0:
+            key = (int64(left) << 32) | int64(right)
+            q = int64(recent[_place(left, right)])
+            if pairs[q, KEY] != key:
+                j = _slot(table, pairs, key)
+                q = int64(table[j])
+                if q < 0:
+                    q = n_pairs
+                    if q == pairs.shape[0]:
+                        pairs = _taller(pairs, 2 * q)
+                    pairs[q, KEY], pairs[q, COUNT], pairs[q, START], pairs[q, SIZE] = key, 0, 0, 0
+                    table[j] = q
+                    n_pairs += 1
+                    if 4 * n_pairs > table.size:
+                        table = _rehashed(pairs, n_pairs, 4 * table.size)
+                recent[_place(left, right)] = q
             pairs[q, COUNT] += cells[2 * i + 1]
             pairs[q, SIZE] += 1
     n_positions = int64(0)
@@ -176,8 +191,13 @@ def _count_pairs(cells: Any, n: Any, pairs: Any, positions: Any) -> Any:
         n_positions += pairs[q, SIZE]
         pairs[q, SIZE] = 0
     for i in range(1, n - 1):
-        if cells[2 * i] >= 0 and cells[2 * i + 2] >= 0:
-            q = int64(table[_slot(table, pairs, (int64(cells[2 * i]) << 32) | int64(cells[2 * i + 2]))])
+        left, right = cells[2 * i], cells[2 * i + 2]
+        if left >= 0 and right >= 0:
+            key = (int64(left) << 32) | int64(right)
+            q = int64(recent[_place(left, right)])
+            if pairs[q, KEY] != key:
+                q = int64(table[_slot(table, pairs, key)])
+                recent[_place(left, right)] = q
             positions[pairs[q, START] + pairs[q, SIZE]] = i
             pairs[q, SIZE] += 1
     return pairs, n_pairs, table, n_positions
