@@ -1,6 +1,10 @@
 """Train one tokenizer in a process of its own, so that its memory can be told: prints one JSON object.
 
-python benchmarks/_tokenizer_worker.py CORPUS diptych|rustbpe|huggingface VOCAB_SIZE
+python benchmarks/_tokenizer_worker.py CORPUS diptych|diptych-letters|rustbpe|huggingface VOCAB_SIZE
+
+Of pairs that are equally frequent all take the smallest ids. rustbpe gives byte i the id i, Hugging Face orders bytes by
+their letters: so diptych is compared with the first, and diptych-letters, which is the same in the other order, with the
+second.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ def main() -> None:
     from diptych.tokenizers.splitting import PATTERNS
 
     pattern = PATTERNS["llama3"]  # GPT-4's, in the form that all three read
-    if contender == "diptych":
+    if contender.startswith("diptych"):
         from diptych.tokenizers.bpe_training import train_bpe
+        from diptych.tokenizers.letters import BYTE_ORDER
         from diptych.tokenizers.splitting import Split
 
+        order = BYTE_ORDER if contender == "diptych-letters" else range(256)
+
         def train(texts: list[str], size: int) -> list[bytes]:
-            trained = train_bpe(texts, size, split=Split.named("llama3"), special_tokens=(), byte_order=range(256))
+            trained = train_bpe(texts, size, split=Split.named("llama3"), special_tokens=(), byte_order=order)
             return trained.pieces
     elif contender == "rustbpe":
         import rustbpe

@@ -208,14 +208,17 @@ def merge_pairs(
     control = np.array([n_symbols, 0])
     # Room that NumPy gives comes in large pages where the system has them: a fifth of the time is saved.
     pairs = np.empty((max(1 << 16, cells.size // 8), 4), np.int64)
+    table = np.full(1 << max(18, len(pairs).bit_length() - 1), -1, np.int32)
     positions = np.empty(3 * cells.size // 2, np.int32)
     nothing = np.zeros(2, np.int32)
     results: list[NDArray[np.int32]] = []
 
     def work() -> None:
         with announced():
-            learn_merges(nothing, pairs, positions, 0, 1, 1, ties, np.zeros(2, np.int64))
-        results.append(learn_merges(cells, pairs, positions, n_symbols, n_tokens, max(1, min_count), ties, control))
+            learn_merges(nothing, pairs, table, positions, 0, 1, 1, ties, np.zeros(2, np.int64))
+        results.append(
+            learn_merges(cells, pairs, table, positions, n_symbols, n_tokens, max(1, min_count), ties, control)
+        )
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diptych.core.files import replacing
 from diptych.tokenizers.base import utf8
 from diptych.tokenizers.classes import class_table
-from diptych.tokenizers.kernels.counting import MAX_CHUNK, SHIFT, count_chunks
+from diptych.tokenizers.kernels.counting import AHEAD, MAX_CHUNK, SHIFT, count_chunks
 from diptych.tokenizers.kernels.memory import announced
 from diptych.tokenizers.kernels.rows import move_rows
 from diptych.tokenizers.kernels.scanning import split as scan
@@ -125,7 +125,7 @@ class ChunkCounter:
                 "leave such text out, or choose another split"
             )
         n_rows, n_bytes = self._state.tolist()
-        if 4 * n_rows >= len(self._rows):
+        if 2 * (n_rows + AHEAD) > len(self._rows):
             rows = np.zeros((2 * len(self._rows), 4), np.uint64)
             move_rows(self._rows, rows, SHIFT)
             self._rows = rows

@@ -159,10 +159,9 @@ def _place(left: Any, right: Any) -> Any:
 
 
 @inlined
-def _count_pairs(cells: Any, n: Any, pairs: Any, positions: Any) -> Any:
+def _count_pairs(cells: Any, n: Any, pairs: Any, table: Any, positions: Any) -> Any:
     """All pairs with their counts and positions: (pairs, number of pairs, table, number of positions)."""
     n_pairs = int64(0)
-    table = _rehashed(pairs, 0, 1 << 18)
     recent = np.zeros(RECENT, np.int32)
     pairs[0, KEY] = -1
     for i in range(1, n - 1):
@@ -288,18 +287,20 @@ def _enter_positions(cells: Any, merged: Any, size: Any, z: Any, sizes: Any, tal
 
 @compiled
 def learn_merges(
-    cells: Any, pairs: Any, positions: Any, n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any
-) -> Any:
+    cells: Any, pairs: Any, table: Any, positions: Any,
+    n_symbols: Any, vocab_size: Any, min_count: Any, ties: Any, control: Any,
+) -> Any:  # fmt: skip
     """Merge pairs until there are `vocab_size` tokens or no pair occurs `min_count` times.
 
-    cells: what `lay_out` makes, of tokens below n_symbols, no two of them spelt alike; it is used up. pairs, positions:
-    room, int64 [any, 4] and int32 [3 n]: each merged occurrence takes a symbol away and adds at most two positions.
+    cells: what `lay_out` makes, of tokens below n_symbols, no two of them spelt alike; it is used up. pairs, table,
+    positions: room, int64 [any, 4], int32 [2**k] of -1, and int32 [3 n]: each merged occurrence takes a symbol away and
+    adds at most two positions.
     min_count: at least 1. control: int64 (tokens so far, for others to read; not 0: stop). Returns the merges in order,
     int32 [m, 3]: left, right, the token that they make.
     """
     sizes = np.empty(vocab_size, np.int32)  # cells of each token
     sizes[:n_symbols] = 1
-    pairs, n_pairs, table, n_positions = _count_pairs(cells, cells.size // 2, pairs, positions)
+    pairs, n_pairs, table, n_positions = _count_pairs(cells, cells.size // 2, pairs, table, positions)
     heap = np.empty((1 << 16, 3), np.int64)  # count, tie, pair
     n_heap = int64(0)
     threshold = int64(1) << 40

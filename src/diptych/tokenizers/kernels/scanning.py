@@ -55,6 +55,8 @@ def _run(buffer: Any, p: Any, n: Any, classes: Any, low: Any, high: Any, letter_
             others = ~((seven + ABOVE_A) & ~(seven + ABOVE_Z) & ~word) & HIGH_BITS
             if others != uint64(0):
                 p += trailing_zeros(others) >> 3
+                if low >= UPPER and high <= LETTER and buffer[p] < 0x80:
+                    return p  # most runs of letters end here, at no letter of ASCII
                 break
             p += 8
     while p < n:
