@@ -2,9 +2,9 @@
 
 python benchmarks/_tokenizer_worker.py CORPUS diptych|diptych-letters|rustbpe|huggingface VOCAB_SIZE
 
-Of pairs that are equally frequent all take the smallest ids. rustbpe gives byte i the id i, Hugging Face orders bytes by
-their letters: so diptych is compared with the first, and diptych-letters, which is the same in the other order, with the
-second.
+Of pairs that are equally frequent all take the smallest ids. rustbpe gives byte i the id i, Hugging Face orders bytes
+by their letters: so diptych is compared with the first, and diptych-letters, which is the same in the other order,
+with the second.
 """
 
 from __future__ import annotations
