@@ -24,7 +24,7 @@ import tokenizers as hf
 from diptych.core.events import Event, Message, Progressed
 from diptych.tokenizers import bpe_training, counts
 from diptych.tokenizers.bpe import BytePairTokenizer
-from diptych.tokenizers.bpe_training import train_bpe
+from diptych.tokenizers.bpe_training import first_bytes, train_bpe
 from diptych.tokenizers.kernels import memory as loops
 from diptych.tokenizers.letters import BYTE_ORDER, to_letters
 from diptych.tokenizers.splitting import PATTERNS, Split
@@ -321,3 +321,13 @@ def test_only_compiling_is_announced_and_waited_for(monkeypatch: pytest.MonkeyPa
     watch(bpe_training, "learn_merges")
     train_bpe(source_texts(100_000), 500)
     assert set(waiting) == {"scan True", "learn_merges True"}
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.text("aé日🙂", max_size=8), max_size=6), size=st.integers(1, 60))
+def test_only_the_first_bytes_are_read_and_no_character_is_halved(texts: list[str], size: int) -> None:
+    whole = "".join(texts).encode()
+    read = "".join(first_bytes(texts, size)).encode()
+    assert whole.startswith(read) and len(read) <= size
+    assert len(read) == len(whole[:size].decode("utf-8", "ignore").encode())
+    assert list(first_bytes(texts, None)) == texts

@@ -173,7 +173,8 @@ def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
             yield text
             continue
         data = utf8(text[:left])  # a character has at least a byte
-        yield text if len(data) <= left else data[:left].decode("utf-8", "ignore")
+        is_whole = len(text) <= left and len(data) <= left
+        yield text if is_whole else data[:left].decode("utf-8", "ignore")
         left -= len(data)
         if left <= 0:
             return
