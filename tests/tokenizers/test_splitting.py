@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tokenizers as hf
 from diptych.tokenizers.classes import Class, class_table
-from diptych.tokenizers.splitting import _RULES, PATTERNS, Split
+from diptych.tokenizers.splitting import _RULES, DIGITS_APART, PATTERNS, Split
 
 from .conftest import ODD, TEXTS, odd_text, scanned, source_texts
 
@@ -89,6 +89,16 @@ def test_scanners_cut_every_pair_and_triple_of_odd_strings_as_regex_does(pattern
     texts += ["".join(generator.choices(ODD, k=3)) for _ in range(600)]
     for text in texts:
         assert scanned(split, text) == expression.findall(text), repr(text)
+
+
+def test_digits_are_cut_apart_as_regex_does_it_in_two_steps() -> None:
+    split = Split(DIGITS_APART)
+    assert split.rule is not None
+    generator = random.Random(4)
+    odd = [*ODD, "1", " 2", "  34", "\t5", " \n6", "'7", "'s8", "٣", "²"]
+    texts = [*fuzz(5, 300, 12), *fuzz(6, 60, 60), *("".join(generator.choices(odd, k=4)) for _ in range(1500))]
+    for text in texts:
+        assert scanned(split, text) == split.chunks(text), repr(text)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,13 +12,12 @@ from pathlib import Path
 from diptych.core.gguf import GgufHeader, read_header
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.hugging_face import from_vocabulary
-from diptych.tokenizers.splitting import PATTERNS, Split
+from diptych.tokenizers.splitting import DIGITS_APART, PATTERNS, Split
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
 """GGML's types of tokens."""
 
 _GPT2, _LLAMA3, _QWEN2, _O200K = ((PATTERNS[name],) for name in ("gpt2", "llama3", "qwen2", "o200k"))
-_DIGITS = (r"\p{N}", *_GPT2)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", *_GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 SPLITS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
@@ -29,7 +28,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["midm-2.0", "lfm2", "jina-v5-nano", "dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], _LLAMA3),
     **dict.fromkeys(["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan"], _QWEN2),
     **dict.fromkeys(["gpt-4o", "llama4", "kanana2", "talkie"], _O200K),
-    **dict.fromkeys(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], _DIGITS),
+    **dict.fromkeys(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], DIGITS_APART),
 }
 """Name in `tokenizer.ggml.pre` -> the patterns that cut text, one after another."""
 

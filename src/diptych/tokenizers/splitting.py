@@ -78,6 +78,9 @@ def _known_rules() -> dict[str, tuple[int, int]]:
 
 _RULES = _known_rules()
 
+DIGITS_APART = (r"\p{N}", PATTERNS["gpt2"])
+"""Every digit alone, and GPT-2's split between them, as StarCoder and SmolLM cut text."""
+
 _ESCAPED = regex.compile(r"\\.", regex.DOTALL)
 
 
@@ -114,6 +117,8 @@ class Split:
     @cached_property
     def rule(self) -> tuple[int, int] | None:
         """(scanner, longest run of digits) where there is a compiled scanner for this split."""
+        if self.patterns == DIGITS_APART:
+            return (GPT2, 1)
         return _RULES.get(self.patterns[0]) if len(self.patterns) == 1 else None
 
     @cached_property

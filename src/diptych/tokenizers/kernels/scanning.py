@@ -89,13 +89,13 @@ def _contraction(buffer: Any, p: Any, n: Any, any_case: Any) -> Any:
 
 
 @pasted
-def _white_space(buffer: Any, p: Any, n: Any, classes: Any, to_newline: Any, whole_tail: Any) -> Any:
+def _white_space(buffer: Any, p: Any, n: Any, classes: Any, to_newline: Any, whole_tail: Any, digits_apart: Any) -> Any:
     r"""The end of the chunk that begins with the white space at p: all of it but the last character before other text.
 
-    `to_newline`: through the last line end, if there is one (`\s*[\r\n]+`); `whole_tail`: all of it at the end of the
-    text.
+    `digits_apart`: all of it before a number. `to_newline`: through the last line end, if there is one (`\s*[\r\n]+`);
+    `whole_tail`: all of it at the end of the text.
     """
-    q, last, newline = p, p, int64(-1)
+    q, last, newline, k = p, p, int64(-1), int64(SPACE)
     while q + 8 <= n:
         word = load64(buffer, q) ^ SPACES
         if word != uint64(0):
@@ -116,6 +116,8 @@ def _white_space(buffer: Any, p: Any, n: Any, classes: Any, to_newline: Any, who
         return q
     if to_newline and newline >= 0:
         return newline
+    if digits_apart and k == NUMBER:
+        return q
     return last if q < n and last > p else q
 
 
@@ -133,13 +135,15 @@ def _numbers(buffer: Any, p: Any, n: Any, classes: Any, max_digits: Any) -> Any:
 
 
 @inlined
-def _gpt2(buffer: Any, p: Any, n: Any, classes: Any) -> Any:
+def _gpt2(buffer: Any, p: Any, n: Any, classes: Any, digits_apart: Any) -> Any:
     if buffer[p] == 39:
         length = _contraction(buffer, p, n, False)
         if length > 0:
             return p + length
     q = p + 1 if buffer[p] == 32 and p + 1 < n else p
     k, length = _class_at(buffer, q, classes)
+    if digits_apart and k == NUMBER:
+        return p + 1 if q > p else p + length
     q += length
     if UPPER <= k <= LETTER:
         return _run(buffer, q, n, classes, UPPER, LETTER, SPACES)
@@ -147,7 +151,7 @@ def _gpt2(buffer: Any, p: Any, n: Any, classes: Any) -> Any:
         return _run(buffer, q, n, classes, NUMBER, NUMBER, ~uint64(0))
     if k <= MARK:
         return _run(buffer, q, n, classes, OTHER, MARK, ~uint64(0))
-    return _white_space(buffer, p, n, classes, False, False)
+    return _white_space(buffer, p, n, classes, False, False, digits_apart)
 
 
 @pasted
@@ -177,7 +181,7 @@ def _cl100k(buffer: Any, p: Any, n: Any, classes: Any, max_digits: Any, whole_ta
             return _run(buffer, q + length, n, classes, UPPER, LETTER, SPACES)
         if k <= MARK or (buffer[p] == 32 and following <= MARK):
             return _signs(buffer, q, n, classes, False)
-    return _white_space(buffer, p, n, classes, True, whole_tail)
+    return _white_space(buffer, p, n, classes, True, whole_tail, False)
 
 
 @pasted
@@ -232,7 +236,7 @@ def _o200k(buffer: Any, p: Any, n: Any, classes: Any, max_digits: Any) -> Any:
         return _signs(buffer, q, n, classes, True)
     if buffer[p] == 32 and q < n and _class_at(buffer, q, classes)[0] <= MARK:
         return _signs(buffer, q, n, classes, True)
-    return _white_space(buffer, p, n, classes, True, False)
+    return _white_space(buffer, p, n, classes, True, False, False)
 
 
 @inlined
@@ -261,7 +265,7 @@ def split(buffer: Any, offsets: Any, classes: Any, rule: Any, cursor: Any, ends:
                 cursor[0], cursor[1] = d, p
                 return count
             if scanner == GPT2:
-                p = _gpt2(buffer, p, n, classes)
+                p = _gpt2(buffer, p, n, classes, max_digits == 1)
             elif scanner == O200K:
                 p = _o200k(buffer, p, n, classes, max_digits)
             elif scanner == WORDS:
