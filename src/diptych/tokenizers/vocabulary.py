@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ FEW = 256
 """Ids of which a list is made as quickly without numbers that are kept."""
 
 
-class VocabularyOfBytes:
+class VocabularyOfBytes(ABC):
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
 
     `pieces[i]` are the bytes of token i, empty where an id is not in use. always: special tokens that are recognized in
@@ -122,9 +123,9 @@ class VocabularyOfBytes:
         """The text; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id outside the vocabulary."""
         return str(self._joined(ids).data, "utf-8", "replace")
 
+    @abstractmethod
     def encode_ordinary(self, text: str) -> Ids:
         """Ids of the text; what looks like a special token is ordinary text."""
-        raise NotImplementedError
 
     def encode(self, text: str, *, allowed_special: Special = (), disallowed_special: Special = ()) -> Ids:
         """Ids of the text. What looks like a special token is ordinary text, unless it is allowed or disallowed.
