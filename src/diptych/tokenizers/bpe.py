@@ -6,12 +6,12 @@ of the split, the pair that was merged first in training is merged first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from diptych.tokenizers.base import BYTES, EOS, Ids, utf8
@@ -27,7 +27,7 @@ again."""
 
 Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-_RUNS = regex.compile("[\ud800-\udfff]+|[^\ud800-\udfff]+")
+_RUNS = re.compile("[\ud800-\udfff]+|[^\ud800-\udfff]+")
 
 
 @final

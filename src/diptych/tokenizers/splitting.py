@@ -7,12 +7,12 @@ through the `regex` library. What a pattern does not match is a chunk of its own
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 GPT2, CL100K, CL100K_TAIL, O200K, WORDS = range(5)
@@ -81,10 +81,10 @@ _RULES = _known_rules()
 DIGITS_APART = (r"\p{N}", PATTERNS["gpt2"])
 """Every digit alone, and GPT-2's split between them, as StarCoder and SmolLM cut text."""
 
-_ESCAPED = regex.compile(r"\\.", regex.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 
 
-def _end_of_text(escaped: regex.Match[str]) -> str:
+def _end_of_text(escaped: re.Match[str]) -> str:
     r"""What other engines call \z is \Z to `regex`."""
     return r"\Z" if escaped.group() == r"\z" else escaped.group()
 
@@ -124,6 +124,8 @@ class Split:
     @cached_property
     def compiled(self) -> tuple[Any, ...]:
         """The patterns for the `regex` library. Raises ValueError for one that it does not understand."""
+        import regex
+
         shown = " ".join(self.patterns)[:200]
         try:
             compiled = tuple(regex.compile(_ESCAPED.sub(_end_of_text, pattern)) for pattern in self.patterns)

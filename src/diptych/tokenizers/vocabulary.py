@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from diptych.tokenizers.base import EOS, Ids, Special
@@ -174,6 +174,6 @@ class VocabularyOfBytes(ABC):
         return [self.encode(text) for text in texts]
 
 
-def _any_of(names: set[str]) -> regex.Pattern[str]:
+def _any_of(names: set[str]) -> re.Pattern[str]:
     """The longest of several names that begin at one place."""
-    return regex.compile("|".join(regex.escape(name) for name in sorted(names, key=lambda n: (-len(n), n))))
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=lambda n: (-len(n), n))))
