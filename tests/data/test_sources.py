@@ -185,3 +185,14 @@ def test_the_standard_library_is_always_at_hand() -> None:
     assert 5e6 < sum(len(document.text) for document in documents) < 1e8
     assert documents == list(read_documents(["stdlib"], "text"))
     assert Document(Path(json.decoder.__file__).read_text(encoding="utf-8"), "stdlib:json/decoder.py") in documents
+
+
+def test_what_runs_write_into_a_source_is_no_text_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    for name in ("runs/one", "two"):
+        (tmp_path / name / "state").mkdir(parents=True)
+        (tmp_path / name / "recipe.toml").write_text("out = 1")
+        (tmp_path / name / "state" / "tokenizer.json").write_text("{}")
+    assert [d.text for d in read_documents([str(tmp_path)], "text")] == ["text"]
+    # A run folder that is named itself is read.
+    assert {d.text for d in read_documents([str(tmp_path / "two")], "text")} == {"out = 1", "{}"}

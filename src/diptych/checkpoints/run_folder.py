@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from diptych.checkpoints.weights import assign, load_tensors, save_tensors
-from diptych.core.config import RunConfig, TransformerConfig
+from diptych.core.config import RECIPE, RunConfig, TransformerConfig
 from diptych.core.recipe import load_json, load_toml, save_json
 from diptych.models.language_model import LanguageModel
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 
-RECIPE, CONFIG, WEIGHTS, TOKENIZER = "recipe.toml", "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
 def load_config(path: Path) -> TransformerConfig:

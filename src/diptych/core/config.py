@@ -12,6 +12,9 @@ from typing import ClassVar, Literal
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
 
+RECIPE = "recipe.toml"
+"""The file of a run folder that holds its `RunConfig`; a folder that has one is a run's."""
+
 TokenizerKind = Literal["byte", "character", "word", "sennrich", "wordpiece", "unigram", "bpe"]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diptych.core.config import DataConfig
+from diptych.core.config import RECIPE, DataConfig
 from diptych.core.events import Handler, Message, ignore
 
 PIECE = 1 << 24
@@ -132,7 +132,7 @@ def _decode(data: bytes, path: Path, at: int = 0) -> str:
 
 
 def _folder(folder: Path, field: str, on_event: Handler) -> Iterator[Document]:
-    """Every text file below, hidden ones left out; files that are no text are counted, not fatal.
+    """Every text file below, hidden ones and run folders left out; files that are no text are counted, not fatal.
 
     In the order of a hash of their paths, so that the start of a large folder is a mix of all of it.
     """
@@ -151,7 +151,11 @@ def _folder(folder: Path, field: str, on_event: Handler) -> Iterator[Document]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
+    """All files below but hidden ones, and those of runs: what a run writes into its source would change it."""
     for root, folders, names in os.walk(folder):
+        if RECIPE in names and Path(root) != folder:
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and (path := Path(root, name)).is_file():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from diptych.checkpoints.run_folder import CONFIG, RECIPE, TOKENIZER, check_vocabulary, load_recipe
-from diptych.core.config import RunConfig, TransformerConfig
+from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe
+from diptych.core.config import RECIPE, RunConfig, TransformerConfig
 from diptych.core.events import Handler
 from diptych.core.random import Rng
 from diptych.core.recipe import differences, save_json, save_toml
