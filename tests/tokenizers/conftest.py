@@ -15,10 +15,21 @@ from diptych.core.config import TokenizerConfig
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.bpe_training import train_bpe
-from diptych.tokenizers.classes import class_table
+from diptych.tokenizers.classes import Class, class_table
 from diptych.tokenizers.kernels.scanning import split as scan
 from diptych.tokenizers.splitting import Split
 from diptych.tokenizers.train import train_tokenizer
+
+PATTERN_OF_CLASS = {
+    Class.MARK: r"\p{M}",
+    Class.UPPER: r"[\p{Lu}\p{Lt}]",
+    Class.LOWER: r"\p{Ll}",
+    Class.LETTER: r"[\p{Lm}\p{Lo}]",
+    Class.NUMBER: r"\p{N}",
+    Class.SPACE: r"[^\S\r\n]",
+    Class.NEWLINE: r"[\r\n]",
+}
+"""How the split patterns write the classes of characters."""
 
 WORDS = ["the", "then", "these", "hen", "'ll", "don't", "naïve", "Straße", "日本語", "🙂🙂", "1234", "12", "x=foo(bar)"]
 WORDS += ["", "aaaa", "aaaaa", "\n\n\t", "if:", "==", "мир", "привет"]

@@ -12,15 +12,8 @@ import tiktoken
 
 from diptych.tokenizers.classes import N_CODE_POINTS, Class, class_table
 
-PATTERNS = {
-    Class.MARK: r"\p{M}",
-    Class.UPPER: r"[\p{Lu}\p{Lt}]",
-    Class.LOWER: r"\p{Ll}",
-    Class.LETTER: r"[\p{Lm}\p{Lo}]",
-    Class.NUMBER: r"\p{N}",
-    Class.SPACE: r"[^\S\r\n]",
-    Class.NEWLINE: r"[\r\n]",
-}
+from .conftest import PATTERN_OF_CLASS
+
 OF_CATEGORY = {"Lu": Class.UPPER, "Lt": Class.UPPER, "Ll": Class.LOWER, "Lm": Class.LETTER, "Lo": Class.LETTER}
 
 
@@ -43,7 +36,7 @@ def test_every_character_that_python_knows_and_did_not_move_has_its_class() -> N
     characters = [chr(c) for c in range(N_CODE_POINTS) if not 0xD800 <= c < 0xE000]
     regex_says = np.zeros(N_CODE_POINTS, np.uint8)
     text = "".join(characters)
-    for kind, pattern in PATTERNS.items():
+    for kind, pattern in PATTERN_OF_CLASS.items():
         regex_says[[ord(c) for c in regex.findall(pattern, text)]] = kind
     known = [
         c for c in characters if unicodedata.category(c) not in ("Cn", "Co") and regex_says[ord(c)] == by_unicodedata(c)
@@ -54,11 +47,11 @@ def test_every_character_that_python_knows_and_did_not_move_has_its_class() -> N
     assert (table[0xE000:0xF900] == Class.OTHER).all()  # private use
 
 
-@pytest.mark.parametrize("kind", PATTERNS)
+@pytest.mark.parametrize("kind", PATTERN_OF_CLASS)
 def test_the_table_is_tiktokens(kind: Class) -> None:
     """What its pattern does not match, tiktoken leaves out of its output."""
     ranks = {bytes([byte]): byte for byte in range(256)}
-    probe = tiktoken.Encoding("probe", pat_str=PATTERNS[kind], mergeable_ranks=ranks, special_tokens={})
+    probe = tiktoken.Encoding("probe", pat_str=PATTERN_OF_CLASS[kind], mergeable_ranks=ranks, special_tokens={})
     text = "".join(chr(c) for c in range(0x3500) if not 0xD800 <= c < 0xE000) + "".join(map(chr, range(0xA000, 0xD000)))
     text += "".join(map(chr, range(0xF900, 0x20000)))
     expected = "".join(c for c in text if class_table()[ord(c)] == kind)

@@ -18,18 +18,9 @@ import tokenizers as hf
 from diptych.tokenizers.classes import Class, class_table
 from diptych.tokenizers.splitting import _RULES, DIGITS_APART, PATTERNS, Split
 
-from .conftest import ODD, TEXTS, odd_text, scanned, source_texts
+from .conftest import ODD, PATTERN_OF_CLASS, TEXTS, odd_text, scanned, source_texts
 
 NAMES = list(PATTERNS)
-PATTERN_OF_CLASS = {
-    Class.MARK: r"\p{M}",
-    Class.UPPER: r"[\p{Lu}\p{Lt}]",
-    Class.LOWER: r"\p{Ll}",
-    Class.LETTER: r"[\p{Lm}\p{Lo}]",
-    Class.NUMBER: r"\p{N}",
-    Class.SPACE: r"[^\S\r\n]",
-    Class.NEWLINE: r"[\r\n]",
-}
 
 
 @cache

@@ -47,7 +47,7 @@ def test_batches_keep_the_order(n_threads: int | None, pattern: str, monkeypatch
     tokenizer = train_bpe(TEXTS, 380, split=Split.named(pattern))
     texts = [some_text(i, i % 37) if i % 5 else "" for i in range(300)]
     texts[150:150] = [some_text(7, 20_000), "", ""]
-    assert len(list(engine._slabs(texts))) > 5
+    assert len(list(engine.slabs(texts, engine.SLAB))) > 5
     expected = [tokenizer.encode(text).tolist() for text in texts]
     assert [ids.tolist() for ids in tokenizer.encode_batch(texts, n_threads)] == expected
     assert [ids.tolist() for ids in tokenizer.encode_batch(iter(texts), n_threads)] == expected

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenizers as hf
+from diptych.core.config import ALL_TEXT, TokenizerConfig, TokenizerKind
 from diptych.core.events import Event, Message, Progressed
 from diptych.tokenizers import bpe_training, counts
 from diptych.tokenizers.bpe import BytePairTokenizer
@@ -28,6 +29,7 @@ from diptych.tokenizers.bpe_training import first_bytes, train_bpe
 from diptych.tokenizers.kernels import memory as loops
 from diptych.tokenizers.letters import BYTE_ORDER, to_letters
 from diptych.tokenizers.splitting import PATTERNS, Split
+from diptych.tokenizers.train import train_tokenizer
 
 from .conftest import TEXTS, some_text, source_texts
 
@@ -331,3 +333,13 @@ def test_only_the_first_bytes_are_read_and_no_character_is_halved(texts: list[st
     assert whole.startswith(read) and len(read) <= size
     assert len(read) == len(whole[:size].decode("utf-8", "ignore").encode())
     assert list(first_bytes(texts, None)) == texts
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "expected"), [("bpe", ALL_TEXT, None), ("sennrich", ALL_TEXT, None), ("bpe", 500, 500 / 1e6)]
+)
+def test_the_progress_names_no_size_that_nobody_knows(kind: TokenizerKind, size: int, expected: float | None) -> None:
+    events: list[Event] = []
+    train_tokenizer(TEXTS, TokenizerConfig(kind=kind, vocab_size=500, train_bytes=size), events.append)
+    reading = [event for event in events if isinstance(event, Progressed) and event.what.startswith("reading")]
+    assert reading and {event.total for event in reading} == {expected}

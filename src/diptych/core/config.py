@@ -15,6 +15,9 @@ _STRICT: dict[str, object] = {"extra": "forbid"}
 RECIPE = "recipe.toml"
 """The file of a run folder that holds its `RunConfig`; a folder that has one is a run's."""
 
+ALL_TEXT = 2**63 - 1
+"""As `tokenizer.train_bytes`: no limit."""
+
 TokenizerKind = Literal["byte", "character", "word", "sennrich", "wordpiece", "unigram", "bpe"]
 
 
@@ -125,7 +128,7 @@ class TokenizerConfig:
     path: str | None = None
     """A tokenizer to use instead of training one: tokenizer.json, a rank file, a GGUF file, or a folder."""
     train_bytes: int = 8_000_000
-    """How much of the training text the tokenizer is trained on, in bytes."""
+    """How much of the training text the tokenizer is trained on, in bytes; 2**63 - 1: all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from diptych.core.interrupts import interruptible
 from diptych.tokenizers.base import EOS, utf8
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.counts import SLAB, ChunkCounter, ChunkCounts
+from diptych.tokenizers.engine import slabs
 from diptych.tokenizers.kernels.memory import announced
 from diptych.tokenizers.kernels.merging import LEAST_PAIR, lay_out, learn_merges
 from diptych.tokenizers.letters import BYTE_ORDER
@@ -113,7 +114,7 @@ def count_texts(
         on_event(Message(text=f"going on after {counter.n_bytes / 1e6:,.1f} MB that {checkpoint} keeps the counts of"))
     started, before = time.perf_counter(), counter.n_bytes
     with interruptible() as interrupted:
-        for slab in _slabs(islice(texts, counter.n_documents, None)):
+        for slab in slabs(islice(texts, counter.n_documents, None), SLAB):
             counter.add(slab)
             speed = (counter.n_bytes - before) / 1e6 / max(1e-9, time.perf_counter() - started)
             total = None if total_bytes is None else max(total_bytes, counter.n_bytes) / 1e6
@@ -153,18 +154,6 @@ def keep_counts(counter: ChunkCounter, checkpoint: Path | None, fingerprint: str
         on_event(Message(text=f"the counts so far are kept in {checkpoint}; the same command goes on from there"))
 
 
-def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
-    slab: list[str] = []
-    size = 0
-    for text in texts:
-        slab.append(text)
-        size += len(text)
-        if size >= SLAB:
-            yield slab
-            slab, size = [], 0
-    yield slab
-
-
 def first_bytes(texts: Iterable[str], size: int | None) -> Iterator[str]:
     """The texts up to `size` bytes of UTF-8, the last one cut at a character; None: all."""
     left = size
@@ -196,7 +185,7 @@ def learn(
         lay_out(counts.arena, counts.places[:0], counts.lengths[:0], counts.counts[:0], symbols, cells)
     lay_out(counts.arena, counts.places, counts.lengths, counts.counts, symbols, cells)
     merges = merge_pairs(cells, len(pieces), n_tokens, min_count=min_count, ties=LEAST_PAIR, on_event=on_event)
-    pairs = [(left, right) for left, right, _ in merges.tolist()]
+    pairs = [(left, right) for left, right in merges.tolist()]
     for left, right in pairs:
         pieces.append(pieces[left] + pieces[right])
     return pairs

@@ -173,6 +173,7 @@ class ChunkEncoder:
             work.state[[N_ROWS, N_BYTES, N_IDS]] = 0
             self._seed(work)
             return
+        work.address = 0  # should this be interrupted, the quick way must not find tables that are gone
         rows = np.zeros((n_rows, 4), np.uint64)
         move_rows(work.rows, rows, LENGTH_SHIFT)
         work.rows = rows
@@ -212,15 +213,15 @@ class ChunkEncoder:
 
     def encode_batch(self, texts: Iterable[str], n_threads: int | None = None) -> list[Ids]:
         """Ids of each text; None: a thread for every core that this process may use."""
-        slabs = _slabs(texts)
-        first = next(slabs, None)
-        second = next(slabs, None)
+        parts = slabs(texts, SLAB)
+        first = next(parts, None)
+        second = next(parts, None)
         if first is None:
             return []
         if second is None:
             return self._encode_slab(first)
         with ThreadPoolExecutor(n_threads or available_cores()) as pool:
-            done = pool.map(self._encode_slab, [first, second, *slabs])
+            done = pool.map(self._encode_slab, [first, second, *parts])
             return [ids for slab in done for ids in slab]
 
     def _encode_slab(self, texts: list[str]) -> list[Ids]:
@@ -283,16 +284,16 @@ def available_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def _slabs(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists of about `SLAB` characters."""
+def slabs(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The texts in lists of about `size` characters."""
     slab: list[str] = []
-    size = 0
+    taken = 0
     for text in texts:
         slab.append(text)
-        size += len(text) if isinstance(text, str) else 0  # refused where it is encoded
-        if size >= SLAB:
+        taken += len(text) if isinstance(text, str) else 0  # refused where it is encoded
+        if taken >= size:
             yield slab
-            slab, size = [], 0
+            slab, taken = [], 0
     if slab:
         yield slab
 

@@ -153,9 +153,8 @@ def train_sennrich(
     cells[places, 0], cells[places, 1] = symbols[codes], counts.counts[chunk_of]
     learnt = merge_pairs(cells.reshape(-1), len(pieces), n_learnt, min_count=1, ties=FIRST_PLACE, on_event=on_event)
     merges: list[Merge] = []
-    for left, right, token in learnt.tolist():
-        if token == len(pieces):
-            pieces.append(pieces[left] + pieces[right])
+    for left, right in learnt.tolist():
+        pieces.append(pieces[left] + pieces[right])
         merges.append((pieces[left].decode(), pieces[right].decode()))
     if len(pieces) < n_learnt:
         on_event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from diptych.core.config import TokenizerConfig
+from diptych.core.config import ALL_TEXT, TokenizerConfig
 from diptych.core.events import Handler, ignore
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.bpe_training import MEMORY, count_texts, first_bytes, train_bpe
@@ -31,8 +31,8 @@ def train_tokenizer(
     counts if it is interrupted, and what tells this text from others (`train_bpe`). Raises ValueError where there is
     nothing to learn from, or the vocabulary is too small.
     """
-    size = config.train_bytes
-    if size < 1:
+    size = None if config.train_bytes == ALL_TEXT else config.train_bytes
+    if size is not None and size < 1:
         raise ValueError(f"tokenizer.train_bytes={size} leaves no text to learn from; give some")
     match config.kind:
         case "byte":
@@ -59,7 +59,7 @@ def train_tokenizer(
                 on_event,
                 split=Split.named(config.split),
                 memory=memory,
-                total_bytes=None if total_bytes is None else min(size, total_bytes),
+                total_bytes=total_bytes if size is None or total_bytes is None else min(size, total_bytes),
                 checkpoint=checkpoint,
                 fingerprint=fingerprint,
             )

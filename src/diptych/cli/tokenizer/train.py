@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "tokenizer train", DESCRIPTION)
     if not options.source:
         raise ValueError("name the text to learn from, as in: diptych tokenizer train my/texts --out mine.json")
-    from diptych.core.config import DataConfig, TokenizerConfig
+    from diptych.core.config import ALL_TEXT, DataConfig, TokenizerConfig
     from diptych.data.corpus import training_documents
     from diptych.data.sources import size_on_disk
     from diptych.tokenizers.train import train_tokenizer
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"{options.out} is a folder; name the file to write, as in --out {options.out}/tokenizer.json")
     if options.out.suffix == ".tiktoken" and options.kind != "bpe":
         raise ValueError(f"a .tiktoken file holds byte-level byte-pair encoding, not --kind {options.kind}")
-    limit = sys.maxsize if options.train_bytes is None else size(options.train_bytes, "--train-bytes")
+    limit = ALL_TEXT if options.train_bytes is None else size(options.train_bytes, "--train-bytes")
     data = DataConfig(source=options.source, text_field=options.text_field, heldout_fraction=0.0)
     config = TokenizerConfig(kind=options.kind, vocab_size=options.vocab_size, split=options.split, train_bytes=limit)
     checkpoint = options.out.with_name(f"{options.out.name}.counts.npz")

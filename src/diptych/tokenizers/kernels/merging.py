@@ -296,7 +296,7 @@ def learn_merges(
     positions: room, int64 [any, 4], int32 [2**k] of -1, and int32 [3 n]: each merged occurrence takes a symbol away and
     adds at most two positions.
     min_count: at least 1. control: int64 (tokens so far, for others to read; not 0: stop). Returns the merges in order,
-    int32 [m, 3]: left, right, the token that they make.
+    int32 [m, 2]: left, right; the i-th makes the token n_symbols + i.
     """
     sizes = np.empty(vocab_size, np.int32)  # cells of each token
     sizes[:n_symbols] = 1
@@ -304,7 +304,7 @@ def learn_merges(
     heap = np.empty((1 << 16, 3), np.int64)  # count, tie, pair
     n_heap = int64(0)
     threshold = int64(1) << 40
-    merges = np.empty((vocab_size - n_symbols, 3), np.int32)
+    merges = np.empty((vocab_size - n_symbols, 2), np.int32)
     n_tokens = int64(n_symbols)
     tally = np.zeros((vocab_size, 8), np.int64)
     near = np.empty((2, vocab_size), np.int32)
@@ -339,7 +339,7 @@ def learn_merges(
         size_a, size_b = int64(sizes[a]), int64(sizes[b])
         size = size_a + size_b
         sizes[z] = size
-        merges[z - n_symbols, 0], merges[z - n_symbols, 1], merges[z - n_symbols, 2] = a, b, z
+        merges[z - n_symbols, 0], merges[z - n_symbols, 1] = a, b
         n_tokens += 1
         control[0] = n_tokens
 
