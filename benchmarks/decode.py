@@ -21,7 +21,8 @@ PROMPT = 32
 
 def ours(dtype: torch.dtype, device: str) -> Any:
     from diptych.core.config import TransformerConfig
-    from diptych.models.language_model import LanguageModel, initialize
+    from diptych.models.language_model import LanguageModel
+    from diptych.models.network import initialize
 
     config = TransformerConfig(
         vocab_size=49_152,

@@ -48,7 +48,8 @@ def ours(x: torch.Tensor, device: str, compiled: bool) -> Callable[[], None]:
     from diptych.core.config import OptimConfig, TransformerConfig
     from diptych.core.random import Rng
     from diptych.core.types import Batch
-    from diptych.models.language_model import LanguageModel, initialize
+    from diptych.models.language_model import LanguageModel
+    from diptych.models.network import initialize
     from diptych.objectives.autoregressive import Autoregressive
     from diptych.objectives.cross_entropy import slice_loss
     from diptych.training.optimizers import Optimizer, clip_and_scale

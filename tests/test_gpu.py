@@ -11,7 +11,8 @@ import torch
 
 from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.random import Rng
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.nn.masks import Causal, Documents
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
 from diptych.training.run import train

@@ -31,6 +31,47 @@ def gpt2(n_layers: int, d_model: int, n_heads: int, max_length: int = 1024, voca
     )
 
 
+def bert(n_layers: int, d_model: int, n_heads: int, max_length: int = 512, vocab_size: int = 0) -> TransformerConfig:
+    """BERT's family (Devlin et al. 2019): an encoder with layer normalization after each sum, learned positions,
+    GELU."""
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        max_length=max_length,
+        norm="layer",
+        norm_placement="post",
+        norm_eps=1e-12,
+        position="learned",
+        feed_forward="gelu",
+        bias=True,
+        embedding_norm=True,
+        head_transform=True,
+        output_bias=True,
+        dropout=0.1,
+    )
+
+
+def vanilla(n_layers: int, d_model: int, n_heads: int, max_length: int = 512) -> TransformerConfig:
+    """The encoder-decoder of Vaswani et al. 2017: layer normalization after each sum, sinusoids, ReLU, one embedding
+    for source, target and un-embedding, scaled by sqrt(d_model)."""
+    return TransformerConfig(
+        d_model=d_model,
+        n_layers=n_layers,
+        n_encoder_layers=n_layers,
+        n_heads=n_heads,
+        max_length=max_length,
+        norm="layer",
+        norm_placement="post",
+        position="sinusoidal",
+        feed_forward="relu",
+        bias=True,
+        embedding_scale=True,
+        dropout=0.1,
+    )
+
+
 def llama(
     n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, *, max_length: int = 1024, d_ff: int | None = None
 ) -> TransformerConfig:
@@ -41,6 +82,11 @@ def llama(
 
 
 PRESETS: dict[str, TransformerConfig] = {
+    # Vaswani et al. 2017, table 3: the base model, and one of its kind for small tasks.
+    "vanilla-2017": vanilla(6, 512, 8),
+    "vanilla-2017-tiny": vanilla(2, 128, 4, max_length=128),
+    "bert": bert(12, 768, 12, vocab_size=30_522),
+    "bert-tiny": bert(4, 128, 4, max_length=256),
     "gpt2-tiny": gpt2(4, 128, 4, max_length=256),
     "gpt2-mini": gpt2(6, 384, 6, max_length=512),
     "gpt2": gpt2(12, 768, 12, vocab_size=50_257),

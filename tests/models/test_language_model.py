@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from diptych.core.config import RopeScaling, TransformerConfig
 from diptych.models.cost import parameters_by_part
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.nn.masks import Causal, Documents, Full
 from diptych.presets import PRESETS
 

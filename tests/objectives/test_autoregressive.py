@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from diptych.core.config import TransformerConfig
 from diptych.core.random import Rng
 from diptych.core.types import Batch
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.nn.masks import Causal
 from diptych.objectives import cross_entropy
 from diptych.objectives.autoregressive import Autoregressive

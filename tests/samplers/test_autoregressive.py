@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from diptych.core.config import TransformerConfig
 from diptych.core.random import Rng
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.nn.masks import Causal
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
 from diptych.samplers.beam import beam_search

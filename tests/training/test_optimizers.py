@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diptych.core.config import OptimConfig, TransformerConfig
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.training.ema import MovingAverage
 from diptych.training.optimizers import Optimizer, clip_and_scale
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import tyro
 
 if TYPE_CHECKING:
-    from diptych.models.language_model import LanguageModel
+    from diptych.checkpoints.open import OpenedModel
     from diptych.tokenizers.base import Tokenizer
 
 T = TypeVar("T")
@@ -23,18 +23,24 @@ class ModelOptions:
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, ..."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights; `auto`: that of the file, or bfloat16 where they are quantized."""
 
 
-def open_model(path: str, options: ModelOptions) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer of MODEL."""
+def open_model(path: str, options: ModelOptions) -> OpenedModel:
+    """MODEL: a run folder, a Hugging Face folder or a GGUF file."""
     import torch
 
-    from diptych.checkpoints.run_folder import load_model
+    from diptych.checkpoints import open as checkpoints
     from diptych.training.distributed import choose_device
 
-    return load_model(Path(path), device=choose_device(options.device), dtype=getattr(torch, options.dtype))
+    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+    return checkpoints.open_model(Path(path), device=choose_device(options.device), dtype=dtype)
+
+
+def open_language_model(path: str, options: ModelOptions) -> OpenedModel:
+    """MODEL, which must continue text. Raises ValueError for an encoder, alone or with a decoder."""
+    return open_model(path, options)
 
 
 def open_tokenizer(name: str, split: str | None = None) -> Tokenizer:

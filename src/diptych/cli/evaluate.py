@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from diptych.cli.common import ModelOptions, open_model, parse
+from diptych.cli.common import ModelOptions, open_language_model, parse
 from diptych.cli.console import ConsoleHandler
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Options:
     """Options of `diptych evaluate`."""
 
     model: tyro.conf.Positional[str]
-    """Folder of a run."""
+    """A run folder, a Hugging Face folder, or a GGUF file."""
     data: tyro.conf.Positional[tuple[str, ...]]
     """Text to score."""
     text_field: str = "text"
@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> int:
     from diptych.data.packing import build_token_store
     from diptych.evaluation.likelihood import score_store
 
-    model, tokenizer = open_model(options.model, options.options)
+    opened = open_language_model(options.model, options.options)
+    model, tokenizer = opened.model, opened.tokenizer
     context = options.context or model.config.max_length
     with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
 

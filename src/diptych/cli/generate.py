@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diptych.cli.common import ModelOptions, one_line, open_model, parse
+from diptych.cli.common import ModelOptions, one_line, open_language_model, parse
 
 if TYPE_CHECKING:
     from diptych.models.language_model import LanguageModel
@@ -31,7 +31,7 @@ class Options:
     """Options of `diptych generate`."""
 
     model: tyro.conf.Positional[str]
-    """Folder of a run."""
+    """A run folder, a Hugging Face folder, or a GGUF file."""
     prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Text to continue; may be given several times. None: begin a new document."""
     prompt_file: Path | None = None
@@ -73,7 +73,8 @@ def main(arguments: list[str]) -> int:
     if options.samples < 1 or options.candidates < 1:
         raise ValueError("--samples and --candidates must be at least 1")
     prompts = _prompts(options)
-    model, tokenizer = open_model(options.model, options.options)
+    opened = open_language_model(options.model, options.options)
+    model, tokenizer = opened.model, opened.tokenizer
     if options.show_probabilities:
         return _show_probabilities(options, model, tokenizer, prompts)
     if options.beams > 1:
@@ -121,7 +122,7 @@ def _sampler(options: Options, candidates: int = 0) -> Any:
 def _request(options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts: list[str]) -> Any:
     from diptych.samplers.autoregressive import GenerationRequest
 
-    ids = [[tokenizer.eos_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    ids = [[tokenizer.opening_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     longest = max(map(len, ids))
     room = options.max_new_tokens
     if model.config.position in ("learned", "sinusoidal"):

@@ -48,7 +48,10 @@ class TransformerConfig:
     d_model: int = 256
     """Width of the residual stream."""
     n_layers: int = 6
-    """Number of blocks."""
+    """Number of blocks; of the decoder, where there is an encoder too."""
+    n_encoder_layers: int = 0
+    """Number of blocks of the encoder whose output every block of the decoder attends to (Vaswani et al. 2017); 0:
+    there is no encoder."""
     n_heads: int = 4
     """Number of query heads."""
     n_kv_heads: int | None = None
@@ -59,24 +62,38 @@ class TransformerConfig:
     """Inner width of the feed-forward layer; None: 4 d_model, or 8/3 d_model rounded up to 32 for swiglu."""
     max_length: int = 256
     """Longest sequence: size of learned position tables and the default context of generation."""
-    norm: Literal["layer", "rms"] = "rms"
-    """Layer normalization (Ba et al. 2016) or its root-mean-square form (Zhang and Sennrich 2019)."""
+    norm: Literal["layer", "rms", "none"] = "rms"
+    """Layer normalization (Ba et al. 2016), its root-mean-square form (Zhang and Sennrich 2019), or none."""
     norm_placement: Literal["pre", "post"] = "pre"
     """Before each sublayer, or after each residual sum as in Vaswani et al. 2017."""
     norm_eps: float = 1e-5
     """Added to the variance (layer) or the mean square (rms)."""
-    position: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "rope"
-    """How a position is told: added to the embedding, rotated into queries and keys, or biasing the scores."""
+    position: Literal["learned", "sinusoidal", "sinusoidal_halves", "rope", "alibi", "none"] = "rope"
+    """How a position is told: added to the embedding (a learned table, or sines and cosines, which take turns in the
+    paper and stand in two halves in the authors' code and in Marian), rotated into queries and keys, or biasing the
+    scores."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths (Su et al. 2021)."""
     rope_scaling: RopeScaling | None = None
     """Stretching of the rotary frequencies for long contexts."""
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "swiglu"] = "swiglu"
+    window: int | None = None
+    """Each position attends to so many positions, itself and those before it (Mistral 7B); None: to all."""
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"] = "swiglu"
     """Activation of the feed-forward layer."""
     bias: bool = False
     """Bias vectors in the linear layers and in layer normalization."""
+    qkv_bias: bool = False
+    """Bias vectors in the projections to queries, keys and values, even where `bias` is False (Qwen 2)."""
+    qk_norm: bool = False
+    """Root-mean-square normalization of every query and key within its head (Qwen 3)."""
+    embedding_norm: bool = False
+    """Normalize the sum of token and position embeddings (BERT)."""
     tied_embedding: bool = True
     """One matrix for embedding and un-embedding (Press and Wolf 2017)."""
+    head_transform: bool = False
+    """A dense layer, the feed-forward layer's activation and a normalization before the un-embedding (BERT)."""
+    output_bias: bool = False
+    """A bias on the logits (BERT, Marian)."""
     embedding_scale: bool = False
     """Multiply embeddings by sqrt(d_model), as in Vaswani et al. 2017, section 3.4."""
     dropout: float = 0.0
@@ -93,6 +110,10 @@ class TransformerConfig:
             raise ValueError(f"n_heads={self.n_heads} is no multiple of n_kv_heads={self.n_kv_heads}")
         if self.position == "rope" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window={self.window} must be at least 1")
+        if self.n_encoder_layers and self.position == "alibi":
+            raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
 
     @property
     def kv_heads(self) -> int:
@@ -110,6 +131,28 @@ class TransformerConfig:
         if self.d_ff is not None:
             return self.d_ff
         return -(-8 * self.d_model // 96) * 32 if self.feed_forward == "swiglu" else 4 * self.d_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adaptation (Hu et al. 2022): W + (alpha / rank) B A, of which only A and B learn."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    rank: int = 8
+    """Rows of A and columns of B."""
+    alpha: float = 16.0
+    """The update's scale, times the rank."""
+    dropout: float = 0.0
+    """Share of the inputs of A dropped in training."""
+    layers: Literal["attention", "feed_forward", "all"] = "all"
+    """Which linear layers of the blocks are adapted."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank={self.rank} must be at least 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"lora.dropout={self.dropout} lies outside [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +183,15 @@ class DataConfig:
     source: tuple[str, ...] = ("stdlib",)
     """`stdlib` (Python's own library, always at hand), files or folders (.txt, .md, .py, .jsonl, .parquet, ...), or
     `hf:NAME` for a Hugging Face data set."""
+    format: Literal["text", "pairs", "chat"] = "text"
+    """What the source holds: running text; pairs of a text and its translation; or conversations, of which only the
+    assistant's answers are learnt."""
     text_field: str = "text"
     """Field or column of the text in JSONL, Parquet and data sets."""
+    pair_fields: tuple[str, str] = ("source", "target")
+    """Fields or columns of a pair, in JSONL and data sets."""
+    messages_field: str = "messages"
+    """Field or column of a conversation: a list of objects with `role` and `content`."""
     heldout: str | None = None
     """A file or folder to score on; None sets a share of the documents aside."""
     heldout_fraction: float = 0.05
@@ -169,10 +219,13 @@ class OptimConfig:
     """Peak learning rate of Muon."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's first and second moments."""
+    eps: float = 1e-8
+    """Added to the root of AdamW's second moment."""
     weight_decay: float = 0.1
     """Decoupled weight decay, on matrices only."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """After the warm-up: cosine decay, or warm-up-stable-decay (Hu et al. 2024), or constant."""
+    schedule: Literal["cosine", "wsd", "constant", "inverse_sqrt"] = "cosine"
+    """After the warm-up: cosine decay, or warm-up-stable-decay (Hu et al. 2024), or constant, or the inverse square
+    root of the step (Vaswani et al. 2017, equation 3, whose peak is d_model^-0.5 warmup_steps^-0.5)."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     decay_fraction: float = 0.2
@@ -203,6 +256,8 @@ class TrainConfig:
     """torch.compile: where a compiler exists, or stop where none does, or never."""
     checkpoint_activations: bool = False
     """Recompute the blocks in the backward pass instead of keeping their activations."""
+    label_smoothing: float = 0.0
+    """Share of each target's probability that is spread over the vocabulary in training (Szegedy et al. 2016)."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which then is what is evaluated and kept; 0: none."""
     eval_every: int = 250
@@ -227,8 +282,12 @@ class RunConfig:
 
     out: str = "runs/default"
     """Folder of the run."""
-    objective: Literal["autoregressive"] = "autoregressive"
-    """The paradigm."""
+    objective: Literal["autoregressive", "masked_lm"] = "autoregressive"
+    """The paradigm: the next token, or words masked as BERT does."""
+    init: str | None = None
+    """Start from the weights and tokenizer of this run folder, Hugging Face folder or GGUF file."""
+    lora: LoraConfig | None = None
+    """Train a low-rank update of the weights of `init` instead of the weights."""
     model: TransformerConfig = field(default_factory=TransformerConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)

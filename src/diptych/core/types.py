@@ -35,14 +35,18 @@ class Batch:
     `x` holds tokens (b, t) or continuous data (b, ...). `sample_ids` numbers the examples globally, so that
     noise keyed by them survives re-batching, resharding and resume. `documents` (b, t) numbers the documents
     that share a row: attention must not cross them. `positions` (b, t) counts from each document's first token
-    in the row. `n_bytes` is the UTF-8 length of what the loss predicts, by which nats become bits per byte.
+    in the row. `counted` (b, t - 1) says which of the targets x[:, 1:] count. `cond` is what the examples are
+    conditioned on, for translation the source's tokens (b, s), of which `cond_lengths` (b) are no padding. `n_bytes` is
+    the UTF-8 length of what the loss predicts, by which nats become bits per byte.
     """
 
     x: Tensor
     sample_ids: Int[Tensor, " b"]
     documents: Int[Tensor, "b t"] | None = None
     positions: Int[Tensor, "b t"] | None = None
+    counted: Bool[Tensor, "b t"] | None = None
     cond: Tensor | None = None
+    cond_lengths: Int[Tensor, " b"] | None = None
     n_bytes: int = 0
 
     def to(self, device: torch.device) -> Batch:
@@ -56,7 +60,9 @@ class Batch:
             sample_ids=self.sample_ids.to(device, non_blocking=True),
             documents=move(self.documents),
             positions=move(self.positions),
+            counted=move(self.counted),
             cond=move(self.cond),
+            cond_lengths=move(self.cond_lengths),
             n_bytes=self.n_bytes,
         )
 
@@ -71,7 +77,9 @@ class Batch:
             sample_ids=self.sample_ids[start:end],
             documents=cut(self.documents),
             positions=cut(self.positions),
+            counted=cut(self.counted),
             cond=cut(self.cond),
+            cond_lengths=cut(self.cond_lengths),
         )
 
 
@@ -148,7 +156,7 @@ class TokenPredictor(Predictor, Protocol):
         positions: Int[Tensor, "b t"] | None = None,
         cache: Any = None,
     ) -> Float[Tensor, "b t d"]:
-        """The last hidden states; `logits = states @ unembedding.T`."""
+        """The last hidden states; `logits = states @ unembedding.T + output_bias`."""
         ...
 
     @property
@@ -156,8 +164,22 @@ class TokenPredictor(Predictor, Protocol):
         """W_u, the un-embedding matrix."""
         ...
 
+    @property
+    def output_bias(self) -> Float[Tensor, " v"] | None:
+        """What is added to the logits, if anything."""
+        ...
+
     def new_cache(self, batch_size: int, max_length: int) -> Any:
         """An empty key-value cache for `batch_size` rows of at most `max_length` positions."""
+        ...
+
+
+@runtime_checkable
+class ConditionalPredictor(Protocol):
+    """A network that reads a source before it predicts."""
+
+    def given(self, source: Int[Tensor, "b s"], lengths: Int[Tensor, " b"]) -> TokenPredictor:
+        """The predictor of what follows from each row's source, of whose tokens the first `lengths` are no padding."""
         ...
 
 

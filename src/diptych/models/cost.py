@@ -9,18 +9,36 @@ from diptych.core.config import TransformerConfig
 
 
 def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
-    """Number of parameters in each part of a `LanguageModel` of this configuration."""
-    d, layers = config.d_model, config.n_layers
-    norm = d * (2 if config.norm == "layer" and config.bias else 1)
+    """Number of parameters in each part of a network of this configuration."""
+    d, layers, encoders = config.d_model, config.n_layers, config.n_encoder_layers
+    is_pair = encoders > 0
+    attention = _attention_matrices(config) + _attention_vectors(config)
+    feed_forward = _feed_forward_matrices(config) + _biases(config, _feed_forward_rows(config), d)
+    norms = 2 * (layers + encoders) + (layers if is_pair else 0)
+    norms += (1 + is_pair if config.norm_placement == "pre" else 0) + (1 + is_pair if config.embedding_norm else 0)
+    transform = d * d + _biases(config, d, 0) + _norm(config) if config.head_transform else 0
     parts = {
         "embedding": config.vocab_size * d,
         "positions": config.max_length * d if config.position == "learned" else 0,
-        "attention": layers * (_attention_matrices(config) + _biases(config, _attention_rows(config), d)),
-        "feed_forward": layers * (_feed_forward_matrices(config) + _biases(config, _feed_forward_rows(config), d)),
-        "normalization": norm * (2 * layers + (1 if config.norm_placement == "pre" else 0)),
+        "attention": (layers + encoders) * attention,
+        "cross_attention": layers * attention if is_pair else 0,
+        "feed_forward": (layers + encoders) * feed_forward,
+        "normalization": norms * _norm(config),
+        "head_transform": transform,
         "unembedding": 0 if config.tied_embedding else config.vocab_size * d,
+        "output_bias": config.vocab_size if config.output_bias else 0,
     }
     return {name: count for name, count in parts.items() if count}
+
+
+def _norm(config: TransformerConfig) -> int:
+    match config.norm:
+        case "layer":
+            return config.d_model * (2 if config.bias else 1)
+        case "rms":
+            return config.d_model
+        case "none":
+            return 0
 
 
 def _attention_rows(config: TransformerConfig) -> int:
@@ -29,6 +47,12 @@ def _attention_rows(config: TransformerConfig) -> int:
 
 def _attention_matrices(config: TransformerConfig) -> int:
     return config.d_model * (_attention_rows(config) + config.n_heads * config.head_width)
+
+
+def _attention_vectors(config: TransformerConfig) -> int:
+    inner = _attention_rows(config) if config.bias or config.qkv_bias else 0
+    heads = 2 * config.head_width if config.qk_norm else 0
+    return inner + heads + _biases(config, 0, config.d_model)
 
 
 def _feed_forward_rows(config: TransformerConfig) -> int:
@@ -44,9 +68,14 @@ def _biases(config: TransformerConfig, inner: int, outer: int) -> int:
 
 
 def matmul_parameters(config: TransformerConfig) -> int:
-    """Parameters that multiply every token: all matrices but the embedding look-up, the un-embedding included."""
+    """Parameters that multiply every token: all matrices but the embedding look-up, the un-embedding included.
+
+    Of an encoder-decoder: those of a source token and a target token together.
+    """
     block = _attention_matrices(config) + _feed_forward_matrices(config)
-    return config.n_layers * block + config.vocab_size * config.d_model
+    cross = _attention_matrices(config) if config.n_encoder_layers else 0
+    head = (config.vocab_size + (config.d_model if config.head_transform else 0)) * config.d_model
+    return (config.n_layers + config.n_encoder_layers) * block + config.n_layers * cross + head
 
 
 def training_flops_per_token(config: TransformerConfig, sequence_length: int) -> float:
@@ -54,7 +83,8 @@ def training_flops_per_token(config: TransformerConfig, sequence_length: int) ->
 
     Chowdhery et al. 2022, appendix B; the masked half of the causal scores is counted, as is the custom.
     """
-    scores = 12 * config.n_layers * config.n_heads * config.head_width * sequence_length
+    layers = 2 * config.n_layers + config.n_encoder_layers if config.n_encoder_layers else config.n_layers
+    scores = 12 * layers * config.n_heads * config.head_width * sequence_length
     return 6.0 * matmul_parameters(config) + scores
 
 

@@ -17,8 +17,8 @@ from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
 from diptych.models.cache import KeyValueCache
 from diptych.nn.block import Block
-from diptych.nn.embedding import TokenEmbedding, Unembedding, unembed
-from diptych.nn.masks import lower
+from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
+from diptych.nn.masks import Both, Window, lower
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation, alibi_slopes, rope_frequencies, rotation, sinusoidal_table
 from diptych.nn.precision import matmul_dtype
@@ -44,9 +44,12 @@ class LanguageModel(nn.Module):
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model, scaled=config.embedding_scale)
         learned = config.position == "learned"
         self.position_embedding = TokenEmbedding(config.max_length, config.d_model) if learned else None
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = build_norm(config) if config.norm_placement == "pre" else None
+        self.head_transform = HeadTransform(config) if config.head_transform else None
         self.head = None if config.tied_embedding else Unembedding(config.vocab_size, config.d_model)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.output_bias else None
         self._add_tables(config)
 
     def _add_tables(self, config: TransformerConfig) -> None:
@@ -54,8 +57,10 @@ class LanguageModel(nn.Module):
         tables = {
             "rope": rope if config.position == "rope" else None,
             "slopes": alibi_slopes(config.n_heads) if config.position == "alibi" else None,
-            "sinusoids": sinusoidal_table(config.max_length, config.d_model)
-            if config.position == "sinusoidal"
+            "sinusoids": sinusoidal_table(
+                config.max_length, config.d_model, halves=config.position == "sinusoidal_halves"
+            )
+            if config.position.startswith("sinusoidal")
             else None,
         }
         for name, table in tables.items():
@@ -83,7 +88,7 @@ class LanguageModel(nn.Module):
     ) -> Float[Tensor, "b t v"]:
         """Logits of every position."""
         states = self.states(x, mask=mask, time=time, cond=cond, positions=positions, cache=cache)
-        return unembed(states, self.unembedding)
+        return unembed(states, self.unembedding, self.output_bias)
 
     def states(
         self,
@@ -95,7 +100,7 @@ class LanguageModel(nn.Module):
         positions: Int[Tensor, "b t"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """The last hidden states. `positions` default to counting on from what the cache holds.
+        """The states that are un-embedded. `positions` default to counting on from what the cache holds.
 
         Raises ValueError where a sequence outgrows the cache or a table of positions.
         """
@@ -108,6 +113,8 @@ class LanguageModel(nn.Module):
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
+        if self.config.window is not None and end > self.config.window:
+            mask = Both(mask, Window(self.config.window))
         lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes, device=x.device)
         if lowered.dense is not None and lowered.dense.is_floating_point():
             lowered = type(lowered)(dense=lowered.dense.to(matmul_dtype(h)))
@@ -119,7 +126,8 @@ class LanguageModel(nn.Module):
                 h = block(h, lowered, turn, None if cache is None else cache.layer(index))
         if cache is not None:
             cache.advance(count)
-        return h if self.final_norm is None else self.final_norm(h)
+        h = h if self.final_norm is None else self.final_norm(h)
+        return h if self.head_transform is None else self.head_transform(h)
 
     def _embed(self, x: Tensor, positions: Tensor) -> Tensor:
         h: Tensor = self.embedding(x)
@@ -127,6 +135,8 @@ class LanguageModel(nn.Module):
             h = h + self.position_embedding(positions)
         if self.sinusoids is not None:
             h = h + self.sinusoids[positions].to(h.dtype)
+        if self.embedding_norm is not None:
+            h = self.embedding_norm(h)
         return nn.functional.dropout(h, self.config.dropout, self.training)
 
     def _rotation(self, positions: Tensor, h: Tensor) -> Rotation | None:
@@ -135,26 +145,9 @@ class LanguageModel(nn.Module):
     def _check_length(self, end: int, cache: KeyValueCache | None) -> None:
         if cache is not None and end > cache.max_length:
             raise ValueError(f"the sequence grows to {end} tokens but its cache holds {cache.max_length}")
-        if self.config.position in ("learned", "sinusoidal") and end > self.config.max_length:
+        has_table = self.position_embedding is not None or self.sinusoids is not None
+        if has_table and end > self.config.max_length:
             raise ValueError(
                 f"{end} tokens are more than the {self.config.max_length} that this model's {self.config.position} "
                 "positions reach; use shorter text, or a model with rotary positions"
             )
-
-
-def initialize(model: LanguageModel, generator: torch.Generator) -> None:
-    """Draw the starting weights as GPT-2 does (Radford et al. 2019, section 2.3).
-
-    Normal with deviation 0.02, the projections that write into the residual stream divided by sqrt(2 n_layers) so that
-    its variance does not grow with depth; biases zero, normalization weights one.
-    """
-    residual = 0.02 / (2 * model.config.n_layers) ** 0.5
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
-                std = residual if name.endswith("output.weight") else 0.02
-                parameter.normal_(0.0, std, generator=generator)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.fill_(1.0)

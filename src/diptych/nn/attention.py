@@ -15,9 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
-from diptych.nn.linear import Linear
+from diptych.nn.linear import Linear, linear
 from diptych.nn.masks import Lowered
+from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation, rotate
+
+KeysAndValues = tuple[Float[Tensor, "b g k d"], Float[Tensor, "b g k d"]]
+"""A context as a layer attends to it."""
 
 
 @runtime_checkable
@@ -94,7 +98,8 @@ class MultiHeadAttention(nn.Module):
     """Project to queries, keys and values, attend in every head, project back; review table 4.
 
     `input` stacks W_q, W_k and W_v in its rows, so that self-attention takes one matrix product. With `context`, keys
-    and values come from it (the review's Z) and queries from `x`: cross-attention.
+    and values come from it (the review's Z) and queries from `x`: cross-attention. A context that many calls attend to
+    may be given as what `project` made of it.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -102,7 +107,9 @@ class MultiHeadAttention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.kv_heads, config.head_width
         self.dropout = config.dropout
         heads = self.n_heads + 2 * self.n_kv_heads
-        self.input = Linear(config.d_model, heads * self.d_head, bias=config.bias)
+        self.input = Linear(config.d_model, heads * self.d_head, bias=config.bias or config.qkv_bias)
+        self.query_norm = RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(self.d_head, eps=config.norm_eps) if config.qk_norm else None
         self.output = Linear(self.n_heads * self.d_head, config.d_model, bias=config.bias)
 
     def forward(
@@ -110,13 +117,14 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "b t m"],
         mask: Lowered,
         rotation: Rotation | None = None,
-        context: Float[Tensor, "b k m"] | None = None,
+        context: Float[Tensor, "b k m"] | KeysAndValues | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b t m"]:
         if context is None:
             query, key, value = self._project_self(x, rotation)
         else:
-            query, key, value = self._project_cross(x, context)
+            query = self._project_query(x)
+            key, value = self.project(context) if isinstance(context, Tensor) else context
         if cache is not None:
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
@@ -127,22 +135,29 @@ class MultiHeadAttention(nn.Module):
     def _project_self(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.input(x).unflatten(-1, (-1, self.d_head))
         h, g = self.n_heads, self.n_kv_heads
-        if rotation is None:
+        if self.query_norm is not None and self.key_norm is not None:
             query, key, value = heads.split((h, g, g), dim=2)
+            both = torch.cat((self.query_norm(query), self.key_norm(key)), dim=2)
         else:
-            # Queries and keys turn by the same angles, so they turn together.
             both, value = heads.split((h + g, g), dim=2)
-            query, key = rotate(both, rotation).split((h, g), dim=2)
+        if rotation is not None:
+            both = rotate(both, rotation)  # queries and keys turn by the same angles, so they turn together
+        query, key = both.split((h, g), dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
-    def _project_cross(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = self.n_heads * self.d_head
-        weight, bias = self.input.weight, self.input.bias
-        query = F.linear(x, weight[:rows], None if bias is None else bias[:rows])
-        pair = F.linear(context, weight[rows:], None if bias is None else bias[rows:])
+    def _project_query(self, x: Tensor) -> Tensor:
+        rows, bias = self.n_heads * self.d_head, self.input.bias
+        query = linear(x, self.input.weight[:rows], None if bias is None else bias[:rows])
+        query = query.unflatten(-1, (-1, self.d_head))
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        heads_first: Tensor = query.transpose(1, 2)
+        return heads_first
+
+    def project(self, context: Float[Tensor, "b k m"]) -> KeysAndValues:
+        """The keys and values of a context for cross-attention."""
+        rows, bias = self.n_heads * self.d_head, self.input.bias
+        pair = linear(context, self.input.weight[rows:], None if bias is None else bias[rows:])
         key, value = pair.unflatten(-1, (-1, self.d_head)).chunk(2, dim=2)
-        return (
-            query.unflatten(-1, (-1, self.d_head)).transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-        )
+        key = key if self.key_norm is None else self.key_norm(key)
+        return key.transpose(1, 2), value.transpose(1, 2)

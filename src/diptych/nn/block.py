@@ -1,7 +1,7 @@
 """How do layers stack?
 
 A residual block of attention and feed-forward, normalized before each sublayer (GPT-2, Llama) or after each sum
-(Vaswani et al. 2017).
+(Vaswani et al. 2017). A decoder's block may attend to an encoder's output between the two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
-from diptych.nn.attention import LayerCache, MultiHeadAttention
+from diptych.nn.attention import KeysAndValues, LayerCache, MultiHeadAttention
 from diptych.nn.feed_forward import FeedForward
 from diptych.nn.masks import Lowered
 from diptych.nn.normalization import build_norm
@@ -22,14 +22,17 @@ from diptych.nn.positions import Rotation
 
 @final
 class Block(nn.Module):
-    """x + attention, then x + feed-forward, normalized as `norm_placement` says."""
+    """x + attention, with `cross` then x + cross-attention, then x + feed-forward; normalized as `norm_placement`
+    says."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, cross: bool = False) -> None:
         super().__init__()
         self.pre = config.norm_placement == "pre"
         self.dropout = config.dropout
         self.attention_norm = build_norm(config)
         self.attention = MultiHeadAttention(config)
+        self.cross_norm = build_norm(config) if cross else None
+        self.cross_attention = MultiHeadAttention(config) if cross else None
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
 
@@ -39,12 +42,24 @@ class Block(nn.Module):
         mask: Lowered,
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
+        *,
+        context: Float[Tensor, "b s d"] | KeysAndValues | None = None,
+        context_mask: Lowered | None = None,
     ) -> Float[Tensor, "b t d"]:
-        if self.pre:
-            x = x + self._drop(self.attention(self.attention_norm(x), mask, rotation, cache=cache))
-            return x + self._drop(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self._drop(self.attention(x, mask, rotation, cache=cache)))
-        return self.feed_forward_norm(x + self._drop(self.feed_forward(x)))  # type: ignore[no-any-return]
+        """`context_mask` says which positions of the context each of x may attend to; None: all."""
+        pre = self.pre
+        y = self.attention_norm(x) if pre else x
+        x = x + self._drop(self.attention(y, mask, rotation, cache=cache))
+        if not pre:
+            x = self.attention_norm(x)
+        if self.cross_norm is not None and self.cross_attention is not None:
+            y = self.cross_norm(x) if pre else x
+            x = x + self._drop(self.cross_attention(y, context_mask or Lowered(), context=context))
+            if not pre:
+                x = self.cross_norm(x)
+        y = self.feed_forward_norm(x) if pre else x
+        x = x + self._drop(self.feed_forward(y))
+        return x if pre else self.feed_forward_norm(x)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

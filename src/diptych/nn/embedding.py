@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diptych.nn.linear import linear
+from diptych.core.config import TransformerConfig
+from diptych.nn.feed_forward import activate
+from diptych.nn.linear import Linear, linear
+from diptych.nn.normalization import build_norm
 
 
 @final
@@ -40,6 +43,25 @@ class Unembedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
 
 
-def unembed(states: Float[Tensor, "... d"], unembedding: Float[Tensor, "v d"]) -> Float[Tensor, "... v"]:
-    """Logits W_u e; their softmax over the last dimension is the next-token distribution; review table 2."""
-    return linear(states, unembedding)
+@final
+class HeadTransform(nn.Module):
+    """A dense layer, an activation and a normalization between the last states and the un-embedding (Devlin et al.
+    2019, as released)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.activation = config.feed_forward
+        self.dense = Linear(config.d_model, config.d_model, bias=config.bias)
+        self.norm = build_norm(config)
+
+    def forward(self, states: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        out: Tensor = self.norm(activate(self.dense(states), self.activation))
+        return out
+
+
+def unembed(
+    states: Float[Tensor, "... d"], unembedding: Float[Tensor, "v d"], bias: Float[Tensor, " v"] | None = None
+) -> Float[Tensor, "... v"]:
+    """Logits W_u e, and a bias where there is one; their softmax over the last dimension is the next-token
+    distribution; review table 2."""
+    return linear(states, unembedding, bias)

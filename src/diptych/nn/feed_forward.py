@@ -1,7 +1,7 @@
 """What does a position make of what it gathered?
 
-The position-wise feed-forward layer (Vaswani et al. 2017, section 3.3) with ReLU, GELU (Hendrycks and Gimpel 2016), or
-gated by SwiGLU (Shazeer 2020).
+The position-wise feed-forward layer (Vaswani et al. 2017, section 3.3) with ReLU, GELU (Hendrycks and Gimpel 2016),
+SiLU (Swish; Ramachandran et al. 2017), or gated by SwiGLU (Shazeer 2020).
 """
 
 from __future__ import annotations
@@ -14,6 +14,19 @@ from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
+
+
+def activate(x: Float[Tensor, "... d"], activation: str) -> Float[Tensor, "... d"]:
+    """The activation of a name; the gate's for swiglu."""
+    match activation:
+        case "relu":
+            return F.relu(x)
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case _:
+            return F.silu(x)
 
 
 @final
@@ -30,15 +43,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         inner = self.input(x)
-        match self.activation:
-            case "swiglu":
-                gate, value = inner.chunk(2, dim=-1)
-                inner = F.silu(gate) * value
-            case "relu":
-                inner = F.relu(inner)
-            case "gelu":
-                inner = F.gelu(inner)
-            case "gelu_tanh":
-                inner = F.gelu(inner, approximate="tanh")
+        if self.activation == "swiglu":
+            gate, value = inner.chunk(2, dim=-1)
+            inner = F.silu(gate) * value
+        else:
+            inner = activate(inner, self.activation)
         out: Tensor = self.output(inner)
         return out

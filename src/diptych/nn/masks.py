@@ -49,6 +49,19 @@ class Causal(_Composable):
 
 
 @final
+@dataclass(frozen=True)
+class Window(_Composable):
+    """No key lies `width` or more positions before its query: the query itself and the `width` - 1 before it are
+    left."""
+
+    width: int
+
+    def allowed(self, query: Int[Tensor, "#b q 1"], key: Int[Tensor, "#b 1 k"]) -> Bool[Tensor, "#b q k"]:
+        """True where query - key < width."""
+        return query - key < self.width
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Documents(_Composable):
     """Positions attend only within their own document; `ids` (b, t) numbers the documents packed into each row."""

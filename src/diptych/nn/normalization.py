@@ -49,10 +49,12 @@ class RMSNorm(nn.Module):
         return scaled.to(x.dtype) * self.weight.to(x.dtype)
 
 
-def build_norm(config: TransformerConfig) -> LayerNorm | RMSNorm:
+def build_norm(config: TransformerConfig) -> LayerNorm | RMSNorm | nn.Identity:
     """The normalization that a configuration asks for."""
     match config.norm:
         case "layer":
             return LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
         case "rms":
             return RMSNorm(config.d_model, eps=config.norm_eps)
+        case "none":
+            return nn.Identity()

@@ -18,14 +18,17 @@ Rotation = tuple[Float[Tensor, "#b t 1 d_head"], Float[Tensor, "#b t 1 d_head"]]
 """Cosines and sines for each position, the halves of the head width repeated."""
 
 
-def sinusoidal_table(length: int, d_model: int) -> Float[Tensor, "t d"]:
-    """PE[pos, 2i] = sin(pos / 10000^(2i/d)), PE[pos, 2i+1] = cos of the same (Vaswani et al. 2017, section 3.5)."""
+def sinusoidal_table(length: int, d_model: int, *, halves: bool = False) -> Float[Tensor, "t d"]:
+    """PE[pos, 2i] = sin(pos / 10000^(2i/d)), PE[pos, 2i+1] = cos of the same (Vaswani et al. 2017, section 3.5).
+
+    halves: all sines, then all cosines, as in the authors' code.
+    """
     position = torch.arange(length, dtype=torch.float64)[:, None]
     frequency = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10_000.0) / d_model))
     table = torch.zeros(length, d_model, dtype=torch.float64)
     table[:, 0::2] = torch.sin(position * frequency)
     table[:, 1::2] = torch.cos(position * frequency[: d_model // 2])
-    return table.float()
+    return (torch.cat((table[:, 0::2], table[:, 1::2]), dim=1) if halves else table).float()
 
 
 def rope_frequencies(d_head: int, theta: float, scaling: RopeScaling | None) -> Float[Tensor, " d_half"]:

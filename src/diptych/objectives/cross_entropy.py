@@ -24,48 +24,65 @@ def _chunk_rows(vocab_size: int) -> int:
     return max(64, CHUNK_ELEMENTS // vocab_size)
 
 
-def slice_loss(logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+def slice_loss(
+    logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Sum of -log softmax(logits)[target] over the rows, and its gradient softmax(logits) - onehot(target).
 
-    Exponentials and sums are taken in float32 at least; the gradient comes back in the precision of the logits.
+    smoothing: share of the target's probability that is spread evenly over all v tokens (Szegedy et al. 2016, section
+    7). Exponentials and sums are taken in float32 at least; the gradient comes back in the precision of the logits.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     log_partition = torch.logsumexp(wide, dim=-1, keepdim=True)
     is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
-    total = (log_partition - wide.gather(1, targets[:, None])).sum()
-    return total, (torch.exp(wide - log_partition) - is_target.to(wide.dtype)).to(logits.dtype)
+    of_target = wide.gather(1, targets[:, None])
+    wanted = is_target.to(wide.dtype)
+    if smoothing:
+        of_target = (1 - smoothing) * of_target + smoothing * wide.mean(-1, keepdim=True)
+        wanted = (1 - smoothing) * wanted + smoothing / logits.shape[1]
+    return (log_partition - of_target).sum(), (torch.exp(wide - log_partition) - wanted).to(logits.dtype)
 
 
-SliceLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+SliceLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum over positions of -log softmax(states @ weight.T)[target], and its two gradients."""
+    """Sum over positions of -log softmax(states @ weight.T + bias)[target], and its gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, how: tuple[torch.dtype, SliceLoss]
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        how: tuple[Tensor, torch.dtype, SliceLoss, float],
     ) -> Tensor:
-        dtype, slice_loss = how
+        targets, dtype, slice_loss, smoothing = how
         total = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=states.device)
         matrix = weight.to(dtype)
+        offset = None if bias is None else bias.to(dtype)
         grad_states = torch.empty_like(states)
         grad_weight = torch.zeros_like(weight, dtype=total.dtype)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=total.dtype)
         rows = _chunk_rows(weight.shape[0])
         for start in range(0, states.shape[0], rows):
             part = states[start : start + rows].to(dtype)
-            part_total, gradient = slice_loss(F.linear(part, matrix), targets[start : start + rows])
+            logits = F.linear(part, matrix, offset)
+            part_total, gradient = slice_loss(logits, targets[start : start + rows], smoothing)
             total += part_total
             grad_states[start : start + rows] = gradient @ matrix
             grad_weight += gradient.T @ part
-        ctx.save_for_backward(grad_states, grad_weight)
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0, dtype=total.dtype)
+        ctx.save_for_backward(grad_states, grad_weight, grad_bias)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
-        grad_states, grad_weight = ctx.saved_tensors
-        return grad_states * scale.to(grad_states.dtype), grad_weight * scale, None, None
+        grad_states, grad_weight, grad_bias = ctx.saved_tensors
+        of_bias = None if grad_bias is None else grad_bias * scale
+        return grad_states * scale.to(grad_states.dtype), grad_weight * scale, of_bias, None
 
 
 def cross_entropy_sum(
@@ -73,29 +90,37 @@ def cross_entropy_sum(
     weight: Float[Tensor, "v d"],
     targets: Int[Tensor, " n"],
     slice_loss: SliceLoss = slice_loss,
+    *,
+    bias: Float[Tensor, " v"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Sum over the n positions of -log softmax(states @ weight.T)[target], in nats, never holding n x v logits.
+    """Sum over the n positions of -log softmax(states @ weight.T + bias)[target] in nats, never holding n x v logits.
 
-    `slice_loss` may be the compiled form of this module's.
+    `slice_loss` may be the compiled form of this module's. Without gradients, as in scoring, nothing is smoothed.
     """
     if not torch.is_grad_enabled():
-        return cross_entropy_each(states, weight, targets).sum()
+        return cross_entropy_each(states, weight, targets, bias).sum()
     dtype = matmul_dtype(states)
     with torch.autocast(states.device.type, enabled=False):
-        return _ChunkedCrossEntropy.apply(states, weight, targets, (dtype, slice_loss))  # type: ignore[no-any-return, no-untyped-call]
+        how = (targets, dtype, slice_loss, smoothing)
+        return _ChunkedCrossEntropy.apply(states, weight, bias, how)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @torch.no_grad()
 def cross_entropy_each(
-    states: Float[Tensor, "n d"], weight: Float[Tensor, "v d"], targets: Int[Tensor, " n"]
+    states: Float[Tensor, "n d"],
+    weight: Float[Tensor, "v d"],
+    targets: Int[Tensor, " n"],
+    bias: Float[Tensor, " v"] | None = None,
 ) -> Float[Tensor, " n"]:
-    """-log softmax(states @ weight.T)[target] of each position in nats, without gradients, chunk by chunk."""
+    """-log softmax(states @ weight.T + bias)[target] of each position in nats, without gradients, chunk by chunk."""
     dtype = matmul_dtype(states)
     losses = []
     rows = _chunk_rows(weight.shape[0])
     matrix = weight.to(dtype)
+    offset = None if bias is None else bias.to(dtype)
     for start in range(0, states.shape[0], rows):
-        logits = F.linear(states[start : start + rows].to(dtype), matrix)
+        logits = F.linear(states[start : start + rows].to(dtype), matrix, offset)
         logits = logits.double() if dtype == torch.float64 else logits.float()
         losses.append(F.cross_entropy(logits, targets[start : start + rows], reduction="none"))
-    return torch.cat(losses)
+    return torch.cat(losses) if losses else torch.zeros(0, dtype=torch.float32, device=states.device)

@@ -141,7 +141,7 @@ def prefill(
     states = model.states(padded, mask=Causal(), cache=cache)
     cache.set_lengths(lengths)
     last = states[torch.arange(len(lengths), device=states.device), lengths - 1]
-    return unembed(last, model.unembedding)
+    return unembed(last, model.unembedding, model.output_bias)
 
 
 def _seen(prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> Bool[Tensor, "b v"]:

@@ -30,7 +30,12 @@ class Tokenizer(Protocol):
 
     @property
     def eos_id(self) -> int:
-        """The token that opens and closes a document."""
+        """The token that closes a document, and opens the next one where no other does."""
+        ...
+
+    @property
+    def opening_id(self) -> int:
+        """The token that stands before a document: that of its beginning where there is one, else `eos_id`."""
         ...
 
     @property

@@ -24,7 +24,8 @@ class VocabularyOfBytes(ABC):
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
 
     `pieces[i]` are the bytes of token i, empty where an id is not in use. always: special tokens that are recognized in
-    every text, allowed or not. Raises ValueError for special tokens that do not stand in the vocabulary.
+    every text, allowed or not. bos: the special token that opens a document, if another than `eos` does. Raises
+    ValueError for special tokens that do not stand in the vocabulary.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class VocabularyOfBytes(ABC):
         eos: str | None = EOS,
         *,
         always: Collection[str] = (),
+        bos: str | None = None,
     ) -> None:
         self.pieces = list(pieces)
         for name, token in special_tokens.items():
             if not name or not 0 <= token < len(self.pieces) or self.pieces[token] != name.encode():
                 raise ValueError(f"special token {name!r} does not stand at id {token} of the vocabulary")
         self._special_tokens = dict(special_tokens)
-        self._eos = eos
+        self._eos, self._bos = eos, bos
         self.always = self._names(tuple(always))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,11 +56,16 @@ class VocabularyOfBytes(ABC):
 
     @property
     def eos_id(self) -> int:
-        """The token that opens and closes a document. Raises ValueError where the tokenizer has none."""
+        """The token that closes a document. Raises ValueError where the tokenizer has none."""
         if self._eos is None or self._eos not in self._special_tokens:
             known = ", ".join(self._special_tokens) or "none"
             raise ValueError(f"the tokenizer names no end-of-document token (its special tokens: {known})")
         return self._special_tokens[self._eos]
+
+    @property
+    def opening_id(self) -> int:
+        """The token that stands before a document: that of its beginning where there is one, else `eos_id`."""
+        return self.eos_id if self._bos is None else self._special_tokens[self._bos]
 
     @property
     def special_tokens(self) -> Mapping[str, int]:

@@ -75,7 +75,7 @@ def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: Op
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def whole(tensor: Tensor) -> Tensor:

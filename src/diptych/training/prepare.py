@@ -16,7 +16,8 @@ from diptych.core.types import Objective
 from diptych.data.corpus import heldout_documents, training_documents
 from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.stream import SequenceStream
-from diptych.models.language_model import LanguageModel, initialize
+from diptych.models.language_model import LanguageModel
+from diptych.models.network import initialize
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.objectives.cross_entropy import slice_loss
 from diptych.tokenizers.base import Tokenizer
@@ -89,7 +90,10 @@ def build_objective(run: RunConfig, *, compiled: bool = False) -> Objective:
     """The paradigm's forward process."""
     match run.objective:
         case "autoregressive":
-            return Autoregressive(torch.compile(slice_loss, dynamic=False) if compiled else slice_loss)
+            kernel = torch.compile(slice_loss, dynamic=False) if compiled else slice_loss
+            return Autoregressive(kernel, run.train.label_smoothing)
+        case "masked_lm":
+            raise NotImplementedError
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler) -> Tokenizer:

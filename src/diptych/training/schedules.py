@@ -10,9 +10,13 @@ from diptych.core.config import OptimConfig
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
     """Share of the peak learning rate at `step` (from 0) of `steps`.
 
-    Linear warm-up, then half a cosine to the final share (Loshchilov and Hutter 2017), or constant until a linear decay
-    in the last `decay_fraction` of the steps (warm-up-stable-decay, Hu et al. 2024), or constant.
+    Linear warm-up, then half a cosine to the final share (Loshchilov and Hutter 2017), or constant until a linear
+    decay in the last `decay_fraction` of the steps (warm-up-stable-decay, Hu et al. 2024), or constant; or Vaswani et
+    al. 2017, equation 3, which warms up to its peak at step `warmup_steps` and falls as the inverse root of the step.
     """
+    if config.schedule == "inverse_sqrt":
+        number, warmup = step + 1, max(1, config.warmup_steps)
+        return min(number / warmup, math.sqrt(warmup / number))
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     low = config.final_lr_fraction
