@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diptych.core.config import TransformerConfig
+from diptych.nn.attention import KeysAndValues
+from diptych.nn.masks import Lowered
 
 
 @final
@@ -96,3 +98,31 @@ class CachedLayer:
             self.keys[row, :, column] = key.transpose(1, 2)
             self.values[row, :, column] = value.transpose(1, 2)
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def next_place(self) -> tuple[Float[Tensor, "g n d"], Float[Tensor, "g n d"], int] | None:
+        """Buffers of the keys and values of a single row, and the position that comes next; None for several rows."""
+        if self.cache.uniform is None or self.keys.shape[0] != 1:
+            return None
+        return self.keys[0], self.values[0], self.cache.uniform
+
+
+@final
+class EncoderDecoderCache:
+    """What a decoder remembers: its `own` keys and values, and of each layer those of the source, which never grow.
+
+    `context` holds a pair (b, g, s, d) a layer, `context_mask` which of them are no padding.
+    """
+
+    def __init__(self, own: KeyValueCache, context: list[KeysAndValues], context_mask: Lowered) -> None:
+        self.own, self.context, self.context_mask = own, context, context_mask
+
+    def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
+        """Cut each target to its own length, as after a prefill of prompts padded on the right."""
+        self.own.set_lengths(lengths)
+
+    def select(self, rows: Int[Tensor, " b"]) -> None:
+        """Row i becomes a copy of row `rows[i]`, its source included; the number of rows may change."""
+        self.own.select(rows)
+        self.context = [(key[rows], value[rows]) for key, value in self.context]
+        if self.context_mask.dense is not None:
+            self.context_mask = Lowered(dense=self.context_mask.dense[rows])

@@ -32,6 +32,10 @@ class LayerCache(Protocol):
         """Store the new positions and return all keys and values so far, (b, g, n, d) each."""
         ...
 
+    def next_place(self) -> tuple[Float[Tensor, "g n d"], Float[Tensor, "g n d"], int] | None:
+        """Buffers of the keys and values of a single row, and the position that comes next; None for several rows."""
+        ...
+
 
 WRITTEN_OUT = 1024
 """Up to this many keys the written-out formula, compiled for the processor, beats the tiled kernel."""
@@ -161,3 +165,9 @@ class MultiHeadAttention(nn.Module):
         key, value = pair.unflatten(-1, (-1, self.d_head)).chunk(2, dim=2)
         key = key if self.key_norm is None else self.key_norm(key)
         return key.transpose(1, 2), value.transpose(1, 2)
+
+    def weights(self, x: Float[Tensor, "b t m"], context: Float[Tensor, "b k m"]) -> Float[Tensor, "b h t k"]:
+        """How much each position of x attends to each of a context: softmax(Q K^T / sqrt(d)), for pictures."""
+        query, (key, _) = self._project_query(x), self.project(context)
+        key = key.repeat_interleave(self.n_heads // self.n_kv_heads, 1)
+        return torch.softmax((query @ key.transpose(-1, -2)) * self.d_head**-0.5, dim=-1)
