@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from diptych.cli.common import parse
 
-DESCRIPTION = """Parameters by part, FLOPs per token, cache and memory of a model: a run folder, or a preset's name.
+if TYPE_CHECKING:
+    from diptych.core.config import TransformerConfig
+
+DESCRIPTION = """Parameters by part, FLOPs per token, key-value cache and memory of a model, from its configuration alone.
+
+MODEL is a run folder, a Hugging Face folder, a GGUF file, or a preset's name.
 
 examples:
   diptych info runs/tiny
-  diptych info llama-3 --context 131072
+  diptych info SmolLM2-135M-Instruct.Q4_1.gguf --context 8192
+  diptych info llama-3 --context 131072 --dtype bfloat16
 """
 
 
@@ -22,52 +30,80 @@ class Options:
     """Options of `diptych info`."""
 
     model: tyro.conf.Positional[str]
-    """Folder of a run, or the name of a preset."""
+    """A run folder, a Hugging Face folder, a GGUF file, or the name of a preset."""
     context: int | None = None
-    """Length in tokens at which memory is stated; None: the model's max_length."""
-    bytes_per_weight: int = 4
-    """4 for float32, 2 for bfloat16."""
+    """Length in tokens at which FLOPs and memory are stated; None: the model's max_length."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of weights and cache."""
     json: bool = False
     """Print one JSON object."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse, compute from the configuration, print."""
-    from pathlib import Path
-
-    from diptych.models.cost import cache_bytes_per_token, matmul_parameters, parameters_by_part
-    from diptych.presets import PRESETS
+    from diptych.models.cost import cost_of
 
     options = parse(Options, arguments, "info", DESCRIPTION)
-    if Path(options.model).exists() or options.model not in PRESETS:
-        from diptych.checkpoints.run_folder import load_config
-
-        config = load_config(Path(options.model))
-    else:
-        config = PRESETS[options.model]
-    parts = parameters_by_part(config)
-    total = sum(parts.values())
+    if options.context is not None and options.context < 1:
+        raise ValueError(f"--context {options.context} must be at least 1")
+    kind, config, file_bytes = _open(options.model)
     context = options.context or config.max_length
-    scores = 4 * config.n_layers * config.n_heads * config.head_width * context
-    cache = cache_bytes_per_token(config, options.bytes_per_weight)
-    flops, memory = 2 * matmul_parameters(config) + scores, total * options.bytes_per_weight + cache * context
-    record = {
-        "model": options.model,
-        "config": asdict(config),
-        "parameters": {**parts, "total": total},
-        "forward_flops_per_token": flops,
-        "cache_bytes_per_token": cache,
-        "context": context,
-        "memory_bytes": memory,
-    }
+    cost = cost_of(config, context, 4 if options.dtype == "float32" else 2)
     if options.json:
+        record = {
+            "model": options.model,
+            "kind": kind,
+            "file_bytes": file_bytes,
+            "config": asdict(config),
+            "parameters": {**cost.parameters, "total": cost.total},
+            "forward_flops_per_token": cost.forward_flops_per_token,
+            "cache_bytes_per_token": cost.cache_bytes_per_token,
+            "context": context,
+            "dtype": options.dtype,
+            "memory_bytes": cost.memory_bytes,
+        }
         print(json.dumps(record))
         return 0
-    width = max(map(len, parts)) + 2
-    print(options.model)
-    for name, count in [*parts.items(), ("total", total)]:
-        print(f"  {name:<{width}}{count:>16,} parameters  {count / max(1, total):6.1%}")
-    print(f"  {flops / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
-    print(f"  {cache:,} bytes of key-value cache a token")
-    print(f"  {memory / 1e6:,.1f} MB for weights and cache of one sequence of {context:,} tokens")
+    size = "" if file_bytes is None else f", {file_bytes / 1e6:,.1f} MB on the disk"
+    print(f"{options.model} ({kind}{size})")
+    print(f"  {_shape(config)}")
+    width = max(map(len, cost.parameters)) + 2
+    for name, count in [*cost.parameters.items(), ("total", cost.total)]:
+        print(f"  {name.replace('_', ' '):<{width}}{count:>16,} parameters  {count / max(1, cost.total):6.1%}")
+    print(f"  {cost.forward_flops_per_token / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
+    print(f"  {cost.cache_bytes_per_token:,} bytes of key-value cache a token in {options.dtype}")
+    print(
+        f"  {cost.memory_bytes / 1e6:,.1f} MB in {options.dtype} for weights and the cache of one sequence of "
+        f"{context:,} tokens"
+    )
     return 0
+
+
+def _open(name: str) -> tuple[str, TransformerConfig, int | None]:
+    """What MODEL is, its configuration, and the bytes that its weights take on the disk."""
+    from diptych.presets import PRESETS
+
+    path = Path(name)
+    if name in PRESETS and not path.exists():
+        return "preset", PRESETS[name], None
+    from diptych.checkpoints.open import find, open_config
+
+    kind, place = find(path)
+    files = [place] if place.is_file() else [*place.glob("*.safetensors")]
+    return kind, open_config(path), sum(file.stat().st_size for file in files)
+
+
+def _shape(config: TransformerConfig) -> str:
+    """The network in a line."""
+    layers = f"{config.n_layers} layers"
+    if config.n_encoder_layers:
+        layers = f"{config.n_encoder_layers} encoder and {config.n_layers} decoder layers"
+    heads = f"{config.n_heads} heads"
+    if config.kv_heads != config.n_heads:
+        heads = f"{config.n_heads} query and {config.kv_heads} key-value heads"
+    window = f", a window of {config.window:,}" if config.window else ""
+    return (
+        f"{layers}, d_model {config.d_model:,}, {heads} of {config.head_width}, {config.feed_forward} of "
+        f"{config.inner_width:,}, {config.norm} normalization ({config.norm_placement}), {config.position} positions, "
+        f"vocabulary {config.vocab_size:,}, {config.max_length:,} tokens{window}"
+    )

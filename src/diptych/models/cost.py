@@ -5,7 +5,46 @@ All from the configuration alone, before anything large is made.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from diptych.core.config import TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a network costs at a context of some tokens."""
+
+    parameters: dict[str, int]
+    """Of each part."""
+    forward_flops_per_token: int
+    """2 a parameter that multiplies, and 4 n_layers n_heads d_head T for the attention over T tokens."""
+    cache_bytes_per_token: int
+    """Keys and values of all layers for one position."""
+    memory_bytes: int
+    """Weights, and the cache of one sequence."""
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+
+def cost_of(config: TransformerConfig, context: int, element_size: int) -> Cost:
+    """The cost at `context` tokens, weights and cache in numbers of `element_size` bytes.
+
+    A position attends to no more than `config.window` others. An encoder-decoder is stated for `context` tokens of the
+    source and of the target: a decoder's block attends to both, and caches both.
+    """
+    parameters, cache = parameters_by_part(config), cache_bytes_per_token(config, element_size)
+    reach = min(context, config.window or context)
+    scores = 4 * _attention_layers(config) * config.n_heads * config.head_width * reach
+    weights = sum(parameters.values()) * element_size
+    return Cost(
+        parameters=parameters,
+        forward_flops_per_token=2 * matmul_parameters(config) + scores,
+        cache_bytes_per_token=cache,
+        memory_bytes=weights + cache * context,
+    )
 
 
 def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
@@ -83,11 +122,19 @@ def training_flops_per_token(config: TransformerConfig, sequence_length: int) ->
 
     Chowdhery et al. 2022, appendix B; the masked half of the causal scores is counted, as is the custom.
     """
-    layers = 2 * config.n_layers + config.n_encoder_layers if config.n_encoder_layers else config.n_layers
-    scores = 12 * layers * config.n_heads * config.head_width * sequence_length
+    scores = 12 * _attention_layers(config) * config.n_heads * config.head_width * sequence_length
     return 6.0 * matmul_parameters(config) + scores
 
 
+def _attention_layers(config: TransformerConfig) -> int:
+    """How many times attention is computed: a decoder's block attends to itself and to an encoder's output."""
+    return config.n_encoder_layers + config.n_layers * (2 if config.n_encoder_layers else 1)
+
+
 def cache_bytes_per_token(config: TransformerConfig, element_size: int) -> int:
-    """Bytes of keys and values that one position of one sequence occupies in the cache."""
-    return 2 * config.n_layers * config.kv_heads * config.head_width * element_size
+    """Bytes of keys and values that one position of one sequence occupies in the cache.
+
+    Of an encoder-decoder: those of a source token and a target token together.
+    """
+    layers = config.n_layers * (2 if config.n_encoder_layers else 1)
+    return 2 * layers * config.kv_heads * config.head_width * element_size

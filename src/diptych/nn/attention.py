@@ -61,6 +61,8 @@ def attention(
     g = key.shape[1]
     if torch.compiler.is_compiling() and query.device.type == "cpu" and key.shape[2] <= WRITTEN_OUT:
         return _written_out(query, key, value, mask, dropout)
+    if mask.causal and query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.is_grad_enabled():
+        return _in_blocks(query, key, value)
     if q == 1 and h != g and (mask.dense is None or mask.dense.shape[1] == 1):
         rows = query.reshape(b, g, h // g, d)
         return F.scaled_dot_product_attention(rows, key, value, attn_mask=mask.dense, dropout_p=dropout).reshape(
@@ -69,6 +71,31 @@ def attention(
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask.dense, is_causal=mask.causal, dropout_p=dropout, enable_gqa=h != g
     )
+
+
+BLOCK = 64
+"""Queries of a block when a processor reads a text in bfloat16: few, so that their scores stay in its caches."""
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention in bfloat16 by blocks of queries, whose three steps are each one call that a processor is tuned for.
+
+    The query heads that share a key-value head become rows of one product. Scores are rounded to bfloat16.
+    """
+    b, h, n, d = query.shape
+    g = key.shape[1]
+    rows = (query * d**-0.5).reshape(b * g, h // g, n, d)
+    keys, values = key.reshape(b * g, n, d), value.reshape(b * g, n, d)
+    future = torch.full((BLOCK, BLOCK), float("-inf"), dtype=query.dtype).triu(1)
+    out = torch.empty_like(rows)
+    for start in range(0, n, BLOCK):
+        end = min(start + BLOCK, n)
+        block = rows[:, :, start:end].reshape(b * g, -1, d)
+        scores = torch.bmm(block, keys[:, :end].contiguous().transpose(1, 2)).view(b * g, h // g, end - start, end)
+        scores[..., start:] += future[: end - start, : end - start]
+        weights = torch.softmax(scores, dim=-1).view(b * g, -1, end)
+        out[:, :, start:end] = torch.bmm(weights, values[:, :end].contiguous()).view(b * g, h // g, end - start, d)
+    return out.view(b, h, n, d)
 
 
 def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Lowered, dropout: float) -> Tensor:

@@ -38,6 +38,11 @@ def linear(
 class Linear(nn.Linear):
     """A `torch.nn.Linear` that multiplies a single row at the speed of memory."""
 
+    def reset_parameters(self) -> None:
+        """Draw the weights, where there is memory for them: what draws on the meta device takes a second to import."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
         return linear(x, self.weight, self.bias)
 

@@ -33,7 +33,8 @@ def sinusoidal_table(length: int, d_model: int, *, halves: bool = False) -> Floa
 
 def rope_frequencies(d_head: int, theta: float, scaling: RopeScaling | None) -> Float[Tensor, " d_half"]:
     """Angle a position of each pair of dimensions, theta^(-2i/d), stretched for long contexts where asked."""
-    frequency = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+    # On the processor even while a network is described on the meta device, whose arange takes a second to import.
+    frequency = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu") / d_head)
     if scaling is None:
         return frequency.float()
     wavelength = 2 * math.pi / frequency
