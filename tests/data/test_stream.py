@@ -142,6 +142,40 @@ def test_windows_count_every_token_once_with_enough_context(
     assert counted == Counter(range(1, store.n_tokens))
 
 
+OPENED = st.lists(st.lists(st.integers(0, 7), max_size=12), min_size=2, max_size=8).map(
+    lambda texts: TokenStore(
+        tokens=np.array([token for text in texts for token in (8, *text, EOS)], np.uint16),
+        token_lengths=np.array([*LENGTHS[:8], 0, 0]),
+        eos_id=EOS,
+        n_documents=len(texts),
+        n_bytes=0,
+        opening_id=8,
+    )
+)
+"""Documents opened by 8 and closed by 9."""
+
+
+@many
+@given(store=OPENED, length=st.integers(1, 3), stride=st.integers(1, 3))
+def test_a_token_that_only_opens_documents_is_given_and_not_predicted(
+    store: TokenStore, length: int, stride: int
+) -> None:
+    stream = SequenceStream(store, length, shuffle=False)
+    for i in range(len(stream)):
+        batch = stream.batch(i, 1)
+        assert batch.counted is not None and batch.documents is not None and batch.positions is not None
+        assert batch.counted.tolist() == (batch.x[:, 1:] != 8).tolist()
+        document = position = 0
+        for at, token in enumerate(batch.x[0].tolist()):
+            document, position = (document + 1, 0) if token == 8 else (document, position + (at > 0))
+            assert (int(batch.documents[0, at]), int(batch.positions[0, at])) == (document, position)
+    counted = Counter[int]()
+    for window in windows(store, length, min(stride, length), 2):
+        for start, new in zip(window.batch.sample_ids.tolist(), window.counted, strict=True):
+            counted.update(start + target + 1 for target in new.nonzero().flatten().tolist())
+    assert counted == Counter(i for i in range(1, store.n_tokens) if store.tokens[i] != 8)
+
+
 @pytest.mark.parametrize("stride", [0, 9])
 def test_strides_outside_the_context_are_refused(stride: int) -> None:
     with pytest.raises(ValueError, match="stride must lie between 1 and the context of 8"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from diptych.core.config import TransformerConfig
+from diptych.core.events import Event, Progressed
 from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.sources import Document
 from diptych.evaluation.likelihood import score_store
@@ -41,6 +44,25 @@ def test_one_window_equals_each_document_alone(tmp_path: Path) -> None:
     assert score.n_bytes == sum(map(len, TEXTS)) and score.n_tokens == score.n_bytes + 3
     assert score.bits_per_byte == pytest.approx(expected / math.log(2) / score.n_bytes)
     assert score.perplexity == pytest.approx(math.exp(expected / score.n_tokens))
+
+
+def test_a_token_that_only_opens_documents_is_given_and_not_scored(tmp_path: Path) -> None:
+    model, plain = model_and_store(tmp_path)
+    opening = 255  # a byte that these texts do not hold
+    tokens = [t for text in TEXTS for t in (opening, *text.encode(), 256)]
+    lengths = plain.token_lengths.copy()
+    lengths[opening] = 0
+    store = replace(plain, tokens=np.array(tokens, np.uint16), token_lengths=lengths, opening_id=opening)
+    expected = 0.0
+    for text in TEXTS:
+        ids = torch.tensor([[opening, *text.encode(), 256]])
+        log_p = model(ids[:, :-1], mask=Causal()).log_softmax(-1)
+        expected -= float(log_p.gather(2, ids[:, 1:, None]).sum())
+    events: list[Event] = []
+    score = score_store(model, store, context=64, stride=64, on_event=events.append)
+    assert score.nats == pytest.approx(expected, rel=1e-10)
+    assert score.n_tokens == sum(map(len, TEXTS)) + len(TEXTS)
+    assert isinstance(events[-1], Progressed) and events[-1].done == events[-1].total == score.n_tokens
 
 
 @pytest.mark.parametrize(("context", "stride", "batch_size"), [(8, 8, 2), (8, 3, 1), (5, 1, 16), (30, 7, 3)])

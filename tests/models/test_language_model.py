@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from diptych.core.config import RopeScaling, TransformerConfig
 from diptych.models.cost import parameters_by_part
 from diptych.models.language_model import LanguageModel
-from diptych.models.network import initialize
+from diptych.models.network import build_network, initialize
 from diptych.nn.masks import Causal, Documents, Full
 from diptych.presets import PRESETS
 
@@ -206,7 +206,7 @@ def test_checkpointed_activations_give_the_same_gradients() -> None:
 def test_parameters_are_counted_without_building(name: str) -> None:
     config = dataclasses.replace(PRESETS[name], vocab_size=PRESETS[name].vocab_size or 4096)
     with torch.device("meta"):
-        model = LanguageModel(config)
+        model = build_network(config)
     assert sum(parameters_by_part(config).values()) == sum(p.numel() for p in model.parameters())
 
 

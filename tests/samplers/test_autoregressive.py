@@ -14,7 +14,7 @@ from diptych.models.language_model import LanguageModel
 from diptych.models.network import initialize
 from diptych.nn.masks import Causal
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
-from diptych.samplers.beam import beam_search
+from diptych.samplers.beam import beam_search, power_of_length
 from tests.models.test_language_model import llama_weights
 
 VOCAB, EOS = 23, 22
@@ -162,7 +162,9 @@ def test_beam_search_with_enough_beams_finds_the_best_of_all() -> None:
         log_p = model(sequences, mask=Causal()).log_softmax(-1)[:, len(prompt) - 1 : -1]
     totals = log_p.gather(2, continuations[..., None])[..., 0].sum(1)
     no_end = VOCAB  # outside the vocabulary, so that every continuation has the full length
-    found = beam_search(model, prompt, beams=VOCAB**2, max_new_tokens=length, eos_id=no_end, length_penalty=0.0)
+    found = beam_search(
+        model, prompt, beams=VOCAB**2, max_new_tokens=length, eos_id=no_end, length_penalty=power_of_length(0.0)
+    )
     assert list(found[0].ids) == continuations[totals.argmax()].tolist()
     assert found[0].log_probability == pytest.approx(float(totals.max()), abs=1e-4)
 
@@ -184,7 +186,9 @@ def test_beam_search_equals_hugging_face(penalty: float) -> None:
         )
         expected = got.sequences[0, len(prompt) :].tolist()
         expected = expected[: expected.index(EOS) + 1] if EOS in expected else expected
-        ours = beam_search(model, prompt, beams=4, max_new_tokens=8, eos_id=EOS, length_penalty=penalty)[0]
+        (ours, *_) = beam_search(
+            model, prompt, beams=4, max_new_tokens=8, eos_id=EOS, length_penalty=power_of_length(penalty)
+        )
         assert list(ours.ids) == expected
         assert ours.score == pytest.approx(float(got.sequences_scores[0]), abs=1e-4)
 
@@ -202,3 +206,37 @@ def test_senseless_requests_are_refused() -> None:
         GenerationRequest(prompts=[], max_new_tokens=1, eos_id=0)
     with pytest.raises(ValueError, match="max_new_tokens"):
         GenerationRequest(prompts=[[1]], max_new_tokens=0, eos_id=0)
+
+
+@pytest.mark.parametrize("eos_id", [EOS, None])
+def test_stop_ids_end_rows_where_they_are_drawn(eos_id: int | None) -> None:
+    model, sampler = make(), AutoregressiveSampler(temperature=1.0)
+    prompts = [[1], [2, 3], [4]]
+    plain = GenerationRequest(prompts=prompts, max_new_tokens=40, eos_id=-1)
+    expected = torch.stack([frame.state for frame in sampler.sample(model, plain, Rng(5))], 1).tolist()
+    stops = (3, 9, 12, 15, 18)
+    request = GenerationRequest(prompts=prompts, max_new_tokens=40, eos_id=eos_id, stop_ids=stops)
+    frames = list(sampler.sample(model, request, Rng(5)))
+    ends = {*stops} if eos_id is None else {eos_id, *stops}
+    assert request.ends[-5:] == stops
+    for row, drawn in enumerate(expected):
+        length = next((place + 1 for place, token in enumerate(drawn) if token in ends), len(drawn))
+        assert length < 40  # or the test shows nothing
+        assert [int(frame.state[row]) for frame in frames[:length]] == drawn[:length]
+        assert all(bool(frame.info["finished"][row]) for frame in frames[length - 1 :])
+        assert all(int(frame.state[row]) == request.ends[0] for frame in frames[length:])
+    with pytest.raises(ValueError, match="a prompt must not be empty"):
+        GenerationRequest(prompts=[[1], []], max_new_tokens=1, eos_id=None)
+
+
+@pytest.mark.parametrize("held", [1, 4])
+def test_a_cache_that_holds_a_beginning_changes_nothing(held: int) -> None:
+    model, sampler, prompt = make(), AutoregressiveSampler(temperature=0), [1, 2, 3, 4, 5]
+    request = GenerationRequest(prompts=[prompt], max_new_tokens=12, eos_id=EOS)
+    expected = [int(frame.state[0]) for frame in sampler.sample(model, request, Rng(5))]
+    cache = model.new_cache(1, 17)
+    model(torch.tensor([prompt[:held]]), mask=Causal(), cache=cache)
+    found = [int(frame.state[0]) for frame in sampler.sample(model, request, Rng(5), cache=cache)]
+    assert found == expected
+    with pytest.raises(ValueError, match="no beginning of 1 prompts"):
+        list(sampler.sample(model, request, Rng(5), cache=cache))

@@ -73,6 +73,19 @@ def test_rows_end_by_stop_by_end_of_sequence_and_by_length() -> None:
     assert all("�" not in text for _, text in shown)
 
 
+def test_further_tokens_that_end_a_row_are_not_shown() -> None:
+    request = GenerationRequest(prompts=[[1]] * 3, max_new_tokens=99, eos_id=None, stop_ids=(7, 256))
+    rows = [[*b"abc", 7, *b"x"], [*b"de", 256], list(b"fgh")]
+    generations = generate_text(
+        None,  # type: ignore[arg-type]
+        Scripted(rows),  # type: ignore[arg-type]
+        request,
+        Rng(0),
+        new_decoder=lambda: StreamDecoder(ByteTokenizer()),
+    )
+    assert [(g.text, g.reason, g.ids[-1]) for g in generations[:2]] == [("abc", "eos", 7), ("de", "eos", 256)]
+
+
 def test_half_a_stop_string_and_half_a_character_come_out_at_the_end() -> None:
     generations, _ = generate([list(b"one ST"), list("€".encode()[:2])], ["STOP"])
     assert generations[0].text == "one ST"

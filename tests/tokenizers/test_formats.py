@@ -215,7 +215,8 @@ def test_a_tokenizer_trained_by_hugging_face_gives_the_same_ids_here(
     assert len(ours.encode("zzqz")) == (1 if ignore_merges else 4)
     ours.save(tmp_path / "again.json")
     again = hugging_face(tmp_path / "again.json")
-    assert [again.encode(text).ids for text in texts()] == [ours.encode_list(text) for text in texts()]
+    plain = [again.encode(text, add_special_tokens=False).ids for text in texts()]
+    assert plain == [ours.encode_list(text) for text in texts()]
 
 
 def test_merges_are_read_as_lines_and_as_pairs(bpe: BytePairTokenizer, tmp_path: Path) -> None:

@@ -204,9 +204,8 @@ def test_bytes_that_the_vocabulary_leaves_out_are_dropped(bpe: BytePairTokenizer
     ("changes", "reason"),
     [
         ({"model": None}, "holds no tokenizer"),
-        ({"model": "llama"}, "'llama' (SentencePiece)"),
+        ({"model": "rwkv"}, "'rwkv' (RWKV's greedy)"),
         ({"model": "bert"}, "'bert' (WordPiece)"),
-        ({"model": "t5"}, "'t5' (unigram)"),
         ({"model": "rwkv"}, "'rwkv'"),
         ({"model": "none\n\x1b[31m"}, "not 'none\\n"),
         ({"pre": "deepseek-v3"}, "'deepseek-v3', which is not known here; name the split, as in --split gpt2"),

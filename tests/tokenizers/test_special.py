@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.core.config import TokenizerConfig, TokenizerKind
 from diptych.tokenizers.base import EOS, Tokenizer
 from diptych.tokenizers.bpe import BytePairTokenizer
 from diptych.tokenizers.bpe_training import train_bpe
+from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.splitting import PATTERNS
+from diptych.tokenizers.train import train_tokenizer
 
 from .conftest import TEXTS
 
@@ -114,3 +119,32 @@ def test_a_tokenizer_without_an_end_of_document_says_so() -> None:
     with pytest.raises(ValueError, match=r"no end-of-document token \(its special tokens: none\)"):
         _ = nameless.eos_id
     assert nameless.encode(EOS, disallowed_special="all").tolist() == nameless.encode(EOS).tolist()
+
+
+@pytest.mark.parametrize("kind", ["byte", "character", "word", "sennrich", "wordpiece", "unigram", "bpe"])
+def test_special_tokens_of_the_configuration_stand_behind_the_end_of_document_and_are_kept(
+    kind: TokenizerKind, tmp_path: Path
+) -> None:
+    names = ("<|mask|>", "<|sep|>")
+    config = TokenizerConfig(kind=kind, vocab_size=700, special_tokens=names)
+    trained = train_tokenizer(TEXTS, config)
+    trained.save(tmp_path / "tokenizer.json")
+    for tokenizer in (trained, load_tokenizer(tmp_path / "tokenizer.json")):
+        size = tokenizer.vocab_size
+        assert dict(tokenizer.special_tokens) == {EOS: size - 3, "<|mask|>": size - 2, "<|sep|>": size - 1}
+        assert tokenizer.eos_id == size - 3
+        text = "the <|mask|> then"
+        ids = tokenizer.encode(text, allowed_special={"<|mask|>"}).tolist()
+        assert ids.count(size - 2) == 1
+        assert (tokenizer.encode(text) != size - 2).all()
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    if kind in ("word", "unigram", "bpe"):
+        assert trained.vocab_size <= 700
+        plain = train_tokenizer(TEXTS, replace(config, special_tokens=()))
+        assert trained.encode("the then").tolist() == plain.encode("the then").tolist()
+
+
+@pytest.mark.parametrize("names", [("",), (EOS,), ("<|a|>", "<|a|>")])
+def test_special_tokens_without_a_name_or_twice_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="empty name or one twice"):
+        train_tokenizer(TEXTS, TokenizerConfig(kind="byte", special_tokens=names))

@@ -241,9 +241,6 @@ DAMAGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "nothing": _vocab([*([letter, -1.0] for letter in BYTE_TO_LETTER), ["", -1.0]]),
     "huge ids": _vocab({letter: 10**12 * token for letter, token in LETTERS.items()}),
     "ids of text": _vocab(dict.fromkeys(BYTE_TO_LETTER, "a")),
-    "another normalizer": lambda values: values.update(normalizer={"type": "BertNormalizer"}),
-    "another pre-tokenizer": lambda values: values.update(pre_tokenizer={"type": "BertPreTokenizer"}),
-    "another decoder": lambda values: values.update(decoder={"type": "Metaspace"}),
 }
 
 
@@ -255,14 +252,6 @@ def test_damaged_and_foreign_files_are_refused(damage: str, subword: SubwordToke
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300 + len(str(path))
-
-
-def test_bert_is_refused_by_name(tmp_path: Path) -> None:
-    bert = hf.Tokenizer(hf.models.WordPiece({"[UNK]": 0, "the": 1}, unk_token="[UNK]"))
-    bert.normalizer, bert.pre_tokenizer = hf.normalizers.BertNormalizer(), hf.pre_tokenizers.BertPreTokenizer()
-    bert.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="WordPiece is read only in the byte-level form"):
-        load_tokenizer(tmp_path)
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,25 +33,32 @@ def tiny(text: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     """A recipe whose keys can be changed: tiny(out="x", **{"train.steps": 3})."""
 
     def make(out: str = "run", **changes: Any) -> RunConfig:
-        run = RunConfig(
-            out=str(tmp_path / out),
-            model=TransformerConfig(d_model=32, n_layers=2, n_heads=2, max_length=32),
-            data=DataConfig(source=(str(text),), sequence_length=32, heldout_fraction=0.2),
-            tokenizer=TokenizerConfig(kind="byte"),
-            optim=OptimConfig(lr=3e-3, warmup_steps=2),
-            train=TrainConfig(
-                steps=12, batch_size=4, eval_every=4, eval_sequences=4, save_every=3, compile="off", dtype="float32"
-            ),
-        )
-        for key, value in changes.items():
-            part, _, name = key.rpartition(".")
-            if part:
-                run = dataclasses.replace(run, **{part: dataclasses.replace(getattr(run, part), **{name: value})})
-            else:
-                run = dataclasses.replace(run, **{name: value})
-        return run
+        return changed(tiny_run(text, tmp_path / out), **changes)
 
     return make
+
+
+def tiny_run(text: Path, out: Path) -> RunConfig:
+    """A recipe of a few seconds."""
+    return RunConfig(
+        out=str(out),
+        model=TransformerConfig(d_model=32, n_layers=2, n_heads=2, max_length=32),
+        data=DataConfig(source=(str(text),), sequence_length=32, heldout_fraction=0.2),
+        tokenizer=TokenizerConfig(kind="byte"),
+        optim=OptimConfig(lr=3e-3, warmup_steps=2),
+        train=TrainConfig(
+            steps=12, batch_size=4, eval_every=4, eval_sequences=4, save_every=3, compile="off", dtype="float32"
+        ),
+    )
+
+
+def changed(run: RunConfig, **changes: Any) -> RunConfig:
+    """A recipe with other values of some dotted keys."""
+    for key, value in changes.items():
+        part, _, name = key.rpartition(".")
+        new = dataclasses.replace(getattr(run, part), **{name: value}) if part else value
+        run = dataclasses.replace(run, **{part or name: new})
+    return run
 
 
 def losses(out: str | Path) -> dict[int, float]:

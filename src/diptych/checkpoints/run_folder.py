@@ -1,24 +1,31 @@
 """What does the folder of a run hold, and how is its model opened?
 
-`recipe.toml`, `config.json`, `tokenizer.json`, `model.safetensors` (the best weights so far), `metrics.jsonl`, `data/`
-(the tokenized text) and `state/` (for going on with the training).
+`recipe.toml`, `config.json`, `tokenizer.json`, `model.safetensors` (the best weights so far; of a low-rank update
+`adapter.safetensors` and `adapter.json` instead), `metrics.jsonl`, `data/` (the tokenized text) and `state/` (for going
+on with the training). A run that began from another model also keeps its `chat_template.jinja` and
+`generation_config.json` (the tokens that end an answer).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from diptych.checkpoints.weights import assign, load_tensors, save_tensors
+from diptych.checkpoints.safetensors_file import read_header
+from diptych.checkpoints.weights import check_size, fill, save_tensors
 from diptych.core.config import RECIPE, RunConfig, TransformerConfig
+from diptych.core.files import write_text
 from diptych.core.recipe import load_json, load_toml, save_json
 from diptych.models.language_model import LanguageModel
+from diptych.models.network import Network, build_unfilled
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CHAT_TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 
 
 def load_config(path: Path) -> TransformerConfig:
@@ -37,7 +44,7 @@ def load_recipe(path: Path) -> RunConfig:
 
 def load_model(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[LanguageModel, Tokenizer]:
+) -> tuple[Network, Tokenizer]:
     """Open a run folder: its best weights, ready for use, and its tokenizer.
 
     Raises FileNotFoundError for a missing part, ValueError for a damaged one or a tokenizer of another vocabulary.
@@ -47,10 +54,19 @@ def load_model(
     check_vocabulary(config, tokenizer, path)
     if not (path / WEIGHTS).is_file():
         raise FileNotFoundError(f"{path} holds no {WEIGHTS} yet; let its training reach a first score or its end")
-    tensors = load_tensors(path / WEIGHTS)
-    model = LanguageModel(config)
-    assign(model, tensors, path / WEIGHTS)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False), tokenizer
+    tensors = read_header(path / WEIGHTS)
+    check_size(config, sum(tensor.count for tensor in tensors.values()), path / WEIGHTS)
+    model = build_unfilled(config, device=device, dtype=dtype)
+    fill(model, tensors, path / WEIGHTS)
+    return model, tokenizer
+
+
+def load_language_model(path: Path, *, device: torch.device | str = "cpu") -> tuple[LanguageModel, Tokenizer]:
+    """`load_model` of a run that trained no encoder-decoder. Raises ValueError for one that did."""
+    model, tokenizer = load_model(path, device=device)
+    if not isinstance(model, LanguageModel):
+        raise ValueError(f"{path} is an encoder-decoder, which reads a source before it writes; use diptych translate")
+    return model, tokenizer
 
 
 def check_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, path: Path) -> None:
@@ -66,3 +82,12 @@ def save_weights(tensors: dict[str, Tensor], config: TransformerConfig, path: Pa
     """Replace the weights that a run folder offers, atomically."""
     save_tensors(tensors, path / WEIGHTS)
     save_json(config, path / CONFIG)
+
+
+def save_chat_format(path: Path, template: str | None, stop_ids: tuple[int, ...]) -> None:
+    """Keep how a run's model talks, as a Hugging Face folder does: its chat template, if it has one, and the tokens
+    that end an answer."""
+    if template is not None:
+        write_text(path / CHAT_TEMPLATE, template)
+    if stop_ids:
+        write_text(path / GENERATION, json.dumps({"eos_token_id": list(stop_ids)}) + "\n")

@@ -12,6 +12,8 @@ import tyro
 
 if TYPE_CHECKING:
     from diptych.checkpoints.open import OpenedModel
+    from diptych.models.encoder_decoder import EncoderDecoder
+    from diptych.models.language_model import LanguageModel
     from diptych.tokenizers.base import Tokenizer
 
 T = TypeVar("T")
@@ -40,7 +42,36 @@ def open_model(path: str, options: ModelOptions) -> OpenedModel:
 
 def open_language_model(path: str, options: ModelOptions) -> OpenedModel:
     """MODEL, which must continue text. Raises ValueError for an encoder, alone or with a decoder."""
-    return open_model(path, options)
+    opened = open_model(path, options)
+    check_continues(opened, path)
+    return opened
+
+
+def check_continues(opened: OpenedModel, path: str) -> None:
+    """Raises ValueError for a model that does not continue text: an encoder, alone or with a decoder."""
+    if opened.objective == "masked_lm":
+        raise ValueError(
+            f"{path} is an encoder: it guesses masked words and does not continue text; use diptych fill {path}"
+        )
+    language_model(opened)
+
+
+def language_model(opened: OpenedModel) -> LanguageModel:
+    """The network of a model that continues text. Raises ValueError for an encoder with a decoder."""
+    from diptych.models.language_model import LanguageModel
+
+    if not isinstance(opened.model, LanguageModel):
+        raise ValueError("the model is an encoder with a decoder: it continues no text; use diptych translate")
+    return opened.model
+
+
+def encoder_decoder(opened: OpenedModel, path: str) -> EncoderDecoder:
+    """The network of a model that translates. Raises ValueError for one that continues text."""
+    from diptych.models.encoder_decoder import EncoderDecoder
+
+    if not isinstance(opened.model, EncoderDecoder):
+        raise ValueError(f"{path} has no encoder and a decoder, so it cannot translate; use diptych generate {path}")
+    return opened.model
 
 
 def open_tokenizer(name: str, split: str | None = None) -> Tokenizer:
@@ -58,11 +89,12 @@ def given_text(text: str | None, files: tuple[Path, ...]) -> str:
             raise ValueError("give either --text or files, not both")
         return text
     if files:
-        return "".join(_utf8(path.read_bytes(), str(path)) for path in files)
-    return _utf8(sys.stdin.buffer.read(), "the standard input")
+        return "".join(text_of(path.read_bytes(), str(path)) for path in files)
+    return text_of(sys.stdin.buffer.read(), "the standard input")
 
 
-def _utf8(data: bytes, name: str) -> str:
+def text_of(data: bytes, name: str) -> str:
+    """UTF-8 text of what was read from `name`. Raises ValueError naming the first byte that is none."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""`diptych evaluate MODEL DATA...`: how well does a model predict a text?"""
+"""`diptych evaluate MODEL DATA...`: how well does a model predict a text, or translate?"""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from diptych.cli.common import ModelOptions, open_language_model, parse
+from diptych.cli.common import ModelOptions, check_continues, encoder_decoder, language_model, open_model, parse
 from diptych.cli.console import ConsoleHandler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from diptych.checkpoints.open import OpenedModel
+    from diptych.core.events import Handler
+    from diptych.data.parallel import Pair
     from diptych.data.sources import Document
     from diptych.evaluation.likelihood import TextScore
     from diptych.evaluation.yardsticks import Yardstick
 
-DESCRIPTION = """Score a model on data: exact bits per byte, nats per token and perplexity.
+DESCRIPTION = """Score a model on data: exact bits per byte, nats per token and perplexity; of an encoder-decoder BLEU,
+chrF, exact matches and nats per token.
 
-DATA is what data.source of a recipe takes: files, folders, JSONL, Parquet, hf:NAME, or stdlib.
-The texts count as they are; nothing is held out or left out.
+DATA is what data.source of a recipe takes: files, folders, JSONL, Parquet, hf:NAME, or stdlib; for an encoder-decoder
+pairs: A.en+A.de, .tsv, .jsonl, .po, .mo, folders, hf:NAME, numbers:en-de. The data count as they are; nothing is held
+out or left out. Without DATA a run that translates is scored on the pairs that it held out itself.
 
 examples:
   diptych evaluate runs/tiny my/texts
   diptych evaluate runs/tiny notes.jsonl --text-field body --stride 64 --yardsticks
+  diptych evaluate runs/translate --beams 1
 """
 
 
@@ -37,16 +43,24 @@ class Options:
 
     model: tyro.conf.Positional[str]
     """A run folder, a Hugging Face folder, or a GGUF file."""
-    data: tyro.conf.Positional[tuple[str, ...]]
-    """Text to score."""
+    data: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Text, or pairs, to score on."""
     text_field: str = "text"
     """Field or column of the text in JSONL, Parquet and data sets."""
+    pair_fields: tuple[str, str] = ("source", "target")
+    """Fields or columns of a pair, in JSONL and data sets."""
     context: int | None = None
     """Tokens in a window; None: the model's max_length."""
     stride: int | None = None
     """New tokens in a window, the rest being context; smaller is slower and scores better. None: half a window."""
     batch_size: int = 16
-    """Windows in a forward pass."""
+    """Windows, or pairs, in a forward pass."""
+    beams: int = 4
+    """Beams of the search for translations; 1 takes the likeliest token at every step."""
+    length_penalty: float = 0.6
+    """The search compares log-probability / ((5 + length) / 6)^length_penalty."""
+    max_pairs: int | None = None
+    """Score at most so many pairs."""
     yardsticks: bool = False
     """Also compress the same text with xz and brotli."""
     json: bool = False
@@ -57,14 +71,21 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Parse, score, print."""
     options = parse(Options, arguments, "evaluate", DESCRIPTION)
+    opened = open_model(options.model, options.options)
+    if opened.model.config.n_encoder_layers:
+        return _translation(options, opened)
+    check_continues(opened, options.model)
+    return _likelihood(options, opened)
+
+
+def _likelihood(options: Options, opened: OpenedModel) -> int:
     if not options.data:
         raise ValueError("name the data to score, as in: diptych evaluate runs/tiny my/texts")
     from diptych.data.corpus import all_documents
     from diptych.data.packing import build_token_store
     from diptych.evaluation.likelihood import score_store
 
-    opened = open_language_model(options.model, options.options)
-    model, tokenizer = opened.model, opened.tokenizer
+    model, tokenizer = language_model(opened), opened.tokenizer
     context = options.context or model.config.max_length
     with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
 
@@ -88,6 +109,40 @@ def main(arguments: list[str]) -> int:
             rows = compress_yardsticks(text, on_event=console)
     _show(options, score, rows)
     return 0
+
+
+def _translation(options: Options, opened: OpenedModel) -> int:
+    from itertools import islice
+
+    from diptych.evaluation.translation import Search, score_translations
+
+    search = Search(beams=options.beams, length_penalty=options.length_penalty, batch_size=options.batch_size)
+    with ConsoleHandler() as console:
+        pairs = list(islice(_pairs(options, console), options.max_pairs))
+        model = encoder_decoder(opened, options.model)
+        score, _ = score_translations(model, opened.tokenizer, pairs, search, console)
+    if options.json:
+        record = {"model": options.model, "data": list(options.data), **vars(search), **vars(score)}
+        print(json.dumps(record))
+        return 0
+    print(f"BLEU {score.bleu:.1f}  ({score.bleu_signature})")
+    print(f"chrF {score.chrf:.1f}  ({score.chrf_signature})")
+    print(f"{score.exact:.2f} % of {score.n_pairs:,} translations match their reference exactly")
+    print(f"{score.nats_per_token:.4f} nats per token of the references")
+    return 0
+
+
+def _pairs(options: Options, on_event: Handler) -> Iterator[Pair]:
+    from diptych.checkpoints.run_folder import load_recipe
+    from diptych.core.config import RECIPE
+    from diptych.data.parallel import all_pairs, heldout_pairs
+
+    if options.data:
+        return all_pairs(options.data, options.pair_fields, on_event)
+    folder = Path(options.model)
+    if not (folder / RECIPE).is_file() or (recipe := load_recipe(folder)).data.format != "pairs":
+        raise ValueError(f"name the pairs to score on, as in: diptych evaluate {options.model} test.en+test.de")
+    return heldout_pairs(recipe.data, on_event)
 
 
 def _show(options: Options, score: TextScore, rows: list[Yardstick]) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diptych.cli.common import ModelOptions, one_line, open_language_model, parse
+from diptych.cli.common import ModelOptions, language_model, one_line, open_language_model, parse
 
 if TYPE_CHECKING:
-    from diptych.models.language_model import LanguageModel
+    from diptych.checkpoints.open import OpenedModel
+    from diptych.samplers.autoregressive import GenerationRequest
     from diptych.samplers.text import Generation
-    from diptych.tokenizers.base import Tokenizer
 
 DESCRIPTION = """Continue prompts with a trained model, token by token, until the end-of-sequence token.
 
@@ -74,17 +74,16 @@ def main(arguments: list[str]) -> int:
         raise ValueError("--samples and --candidates must be at least 1")
     prompts = _prompts(options)
     opened = open_language_model(options.model, options.options)
-    model, tokenizer = opened.model, opened.tokenizer
     if options.show_probabilities:
-        return _show_probabilities(options, model, tokenizer, prompts)
+        return _show_probabilities(options, opened, prompts)
     if options.beams > 1:
-        return _beams(options, model, tokenizer, prompts)
+        return _beams(options, opened, prompts)
     prompts = [prompt for prompt in prompts for _ in range(options.samples)]
     # Text streams to the terminal as it is drawn where there is just one; several would mix.
     live = len(prompts) == 1 and not options.json
     if live:
         print(prompts[0], end="", flush=True)
-    generations = _generate(options, model, tokenizer, prompts, live)
+    generations = _generate(options, opened, prompts, live)
     if live:
         print()
         return 0
@@ -119,25 +118,26 @@ def _sampler(options: Options, candidates: int = 0) -> Any:
     )
 
 
-def _request(options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts: list[str]) -> Any:
+def _request(options: Options, opened: OpenedModel, prompts: list[str]) -> GenerationRequest:
     from diptych.samplers.autoregressive import GenerationRequest
+    from diptych.tokenizers.base import document_ids, end_of
 
-    ids = [[tokenizer.opening_id, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    model, tokenizer = language_model(opened), opened.tokenizer
+    ids = [document_ids(tokenizer, prompt) for prompt in prompts]
     longest = max(map(len, ids))
     room = options.max_new_tokens
-    if model.config.position in ("learned", "sinusoidal"):
+    if model.config.position.startswith(("learned", "sinusoidal")):
         room = min(room, model.config.max_length - longest)
         if room < 1:
             raise ValueError(
                 f"a prompt of {longest} tokens leaves no room in this model's {model.config.max_length} positions; "
                 "shorten it"
             )
-    return GenerationRequest(prompts=ids, max_new_tokens=room, eos_id=tokenizer.eos_id)
+    eos = end_of(tokenizer)
+    return GenerationRequest(prompts=ids, max_new_tokens=room, eos_id=eos, stop_ids=opened.stop_ids)
 
 
-def _generate(
-    options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts: list[str], live: bool
-) -> list[Generation]:
+def _generate(options: Options, opened: OpenedModel, prompts: list[str], live: bool) -> list[Generation]:
     from diptych.core.random import Rng
     from diptych.samplers.text import generate_text
     from diptych.tokenizers.streaming import StreamDecoder
@@ -148,29 +148,31 @@ def _generate(
             sys.stdout.write(text)
             sys.stdout.flush()
 
+    decoders = (StreamDecoder(opened.tokenizer, continues=bool(prompt)) for prompt in prompts)
     return generate_text(
-        model,
+        language_model(opened),
         _sampler(options),
-        _request(options, model, tokenizer, prompts),
+        _request(options, opened, prompts),
         Rng(options.seed),
-        new_decoder=lambda: StreamDecoder(tokenizer),
+        new_decoder=lambda: next(decoders),
         stops=options.stop,
         on_text=show,
     )
 
 
-def _beams(options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts: list[str]) -> int:
-    from diptych.samplers.beam import beam_search
+def _beams(options: Options, opened: OpenedModel, prompts: list[str]) -> int:
+    from diptych.samplers.beam import beam_search, power_of_length
 
+    model, tokenizer = language_model(opened), opened.tokenizer
     for prompt in prompts:
-        request = _request(options, model, tokenizer, [prompt])
+        request = _request(options, opened, [prompt])
         found = beam_search(
             model,
             request.prompts[0],
             beams=options.beams,
             max_new_tokens=request.max_new_tokens,
             eos_id=tokenizer.eos_id,
-            length_penalty=options.length_penalty,
+            length_penalty=power_of_length(options.length_penalty),
         )
         for hypothesis in found[: options.samples]:
             text = tokenizer.decode([i for i in hypothesis.ids if i != tokenizer.eos_id])
@@ -182,7 +184,7 @@ def _beams(options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts
     return 0
 
 
-def _show_probabilities(options: Options, model: LanguageModel, tokenizer: Tokenizer, prompts: list[str]) -> int:
+def _show_probabilities(options: Options, opened: OpenedModel, prompts: list[str]) -> int:
     from rich.console import Console
     from rich.table import Table
 
@@ -191,9 +193,9 @@ def _show_probabilities(options: Options, model: LanguageModel, tokenizer: Token
 
     console = Console(highlight=False)
     for prompt in prompts:
-        request = _request(options, model, tokenizer, [prompt])
-        frames = _sampler(options, options.candidates).sample(model, request, Rng(options.seed))
-        for number, step in enumerate(steps_of(frames, tokenizer, request.prompts[0]), 1):
+        request = _request(options, opened, [prompt])
+        frames = _sampler(options, options.candidates).sample(language_model(opened), request, Rng(options.seed))
+        for number, step in enumerate(steps_of(frames, opened.tokenizer, list(request.prompts[0])), 1):
             table = Table(title=f"step {number}: …{one_line(step.context[-60:])}", title_justify="left", box=None)
             for index, candidate in enumerate(step.candidates):
                 bar = "█" * max(1, round(40 * candidate.probability))

@@ -14,7 +14,8 @@ from diptych.cli.common import parse
 if TYPE_CHECKING:
     from diptych.core.config import TransformerConfig
 
-DESCRIPTION = """Parameters by part, FLOPs per token, key-value cache and memory of a model, from its configuration alone.
+DESCRIPTION = """Parameters by part, FLOPs per token, key-value cache and memory of a model, from its configuration
+alone.
 
 MODEL is a run folder, a Hugging Face folder, a GGUF file, or a preset's name.
 

@@ -19,6 +19,8 @@ Under torchrun the same command trains on many processes (train.distributed).
 examples:
   diptych train gpt2-tiny
   diptych train recipes/tiny.toml --data.source my/texts notes.jsonl --out runs/mine --train.steps 2000
+  diptych train recipes/finetune.toml --init SmolLM2-135M-Instruct.gguf --data.source my/texts
+  diptych train recipes/chat.toml --init SmolLM2-135M-Instruct.gguf --data.source talks.jsonl
   torchrun --nproc-per-node 2 -m diptych train recipes/tiny.toml --train.distributed fsdp
 """
 
@@ -42,5 +44,6 @@ def main(arguments: list[str]) -> int:
     with ConsoleHandler() as console:
         finished = train(run, console)
     if finished:
-        print(f"{run.out}  (try: diptych generate {run.out} --prompt 'The')")
+        use = "fill {} --text 'The <|mask|> is'" if run.objective == "masked_lm" else "generate {} --prompt 'The'"
+        print(f"{run.out}  (try: diptych {use.format(run.out)})")
     return 0 if finished else 130

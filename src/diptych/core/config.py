@@ -102,6 +102,11 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.d_model < 1 or self.n_layers < 1 or self.n_heads < 1 or self.max_length < 1:
             raise ValueError("d_model, n_layers, n_heads and max_length must be at least 1")
+        for name in ("n_kv_heads", "d_head", "d_ff"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.vocab_size < 0 or self.n_encoder_layers < 0:
+            raise ValueError("vocab_size and n_encoder_layers must not be negative")
         if self.d_head is None and self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model={self.d_model} is no multiple of n_heads={self.n_heads}; set d_head, or change one"
@@ -168,6 +173,8 @@ class TokenizerConfig:
     """Size of the vocabulary, special tokens included; of bytes and characters the text decides it."""
     split: str = "gpt2"
     """Where byte-level byte-pair tokens end: gpt2, llama3, qwen2, cl100k, o200k, or a regular expression."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens besides the end of document, such as a mask."""
     path: str | None = None
     """A tokenizer to use instead of training one: tokenizer.json, a rank file, a GGUF file, or a folder."""
     train_bytes: int = 8_000_000

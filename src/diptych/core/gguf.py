@@ -7,6 +7,7 @@ length is checked against the bytes that are left before anything of that size i
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -28,6 +29,15 @@ _NUMBERS: dict[int, np.dtype[Any]] = {
         0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8",
     }.items()
 }  # fmt: skip
+BLOCKS: dict[int, tuple[int, int]] = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+    34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
+}  # fmt: skip
+"""GGML's number of a type -> the numbers in a block, and its bytes (`ggml.c`, `type_traits`)."""
+
 _LEAST_PAIR, _LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
 _MOST_DIMENSIONS, _MOST_NAME, _MOST_STRINGS = 4, 1 << 16, 1 << 22
 
@@ -44,6 +54,17 @@ class TensorInfo:
     shape: tuple[int, ...]
     ggml_type: int
     offset: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """How many bytes its blocks take; 0 for a type that is not in `BLOCKS`."""
+        block, size = BLOCKS.get(self.ggml_type, (1, 0))
+        return self.elements // block * size
 
 
 @final
@@ -129,15 +150,25 @@ class _Reader:
         alignment = metadata.get(ALIGNMENT, 32)
         if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment % 8:
             raise self.damaged(f"{ALIGNMENT} is no multiple of 8")
-        start = -(-self.at // alignment) * alignment
-        for name, tensor in tensors.items():
-            if tensor.offset % alignment or start + tensor.offset > self.size:
-                raise self.damaged(f"tensor {_brief(name)} lies outside the file, or is not aligned")
-        placed = {
-            name: TensorInfo(shape=tensor.shape, ggml_type=tensor.ggml_type, offset=start + tensor.offset)
-            for name, tensor in tensors.items()
-        }
+        placed = self.placed(tensors, -(-self.at // alignment) * alignment, alignment)
         return GgufHeader(path=self.path, version=version, metadata=metadata, tensors=placed)
+
+    def placed(self, tensors: Mapping[str, TensorInfo], start: int, alignment: int) -> dict[str, TensorInfo]:
+        """The tensors with offsets in the file, each within it and apart from the others."""
+        placed, last, before = {}, start, ""
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+            block = BLOCKS.get(tensor.ggml_type, (1, 0))[0]
+            if (tensor.shape[-1] if tensor.shape else 1) % block:
+                raise self.damaged(f"tensor {_brief(name)} of shape {tensor.shape} is not in whole blocks of {block}")
+            offset = start + tensor.offset
+            if tensor.offset % alignment or offset + tensor.n_bytes > self.size:
+                raise self.damaged(f"tensor {_brief(name)} lies outside the file, or is not aligned")
+            if offset < last and tensor.n_bytes:
+                raise self.damaged(f"tensors {_brief(before)} and {_brief(name)} overlap")
+            if tensor.n_bytes:
+                last, before = offset + tensor.n_bytes, name
+            placed[name] = TensorInfo(shape=tensor.shape, ggml_type=tensor.ggml_type, offset=offset)
+        return {name: placed[name] for name in tensors}
 
     def damaged(self, what: str) -> ValueError:
         return ValueError(f"{self.path} is damaged: {what}")
@@ -231,11 +262,8 @@ class _Reader:
         if n_dimensions > _MOST_DIMENSIONS:
             raise self.damaged(f"tensor {_brief(name)} has {n_dimensions:,} dimensions")
         shape = tuple(self.number("<Q", what) for _ in range(n_dimensions))[::-1]
-        elements = 1
-        for length in shape:
-            elements *= length
-        # No type of GGML spends less than a bit and a half on a number.
-        if elements > 8 * self.size:
+        # No type of GGML spends less than a bit on a number.
+        if math.prod(shape) > 8 * self.size:
             raise self.damaged(f"tensor {_brief(name)} of shape {shape} is larger than the file")
         return TensorInfo(shape=shape, ggml_type=self.number("<I", what), offset=self.number("<Q", what))
 

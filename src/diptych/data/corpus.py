@@ -29,23 +29,25 @@ def is_heldout(text: str, share: float) -> bool:
 
 def training_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:
     """The documents to learn from in a mixed order, at most `max_bytes` of them. ValueError where none is left."""
-    _check(config)
+    check_config(config)
     share = config.heldout_fraction if config.heldout is None else 0.0
     if (file := _only_file(config)) is not None and share:
         kept = text_file(file, 0, line_end_before(file, 1 - share))
     else:
         kept = (d for d in _mixed(config, on_event) if not is_heldout(d.text, share))
-    return _some(
+    return at_least_one(
         at_most(kept, config.max_bytes), f"{describe(config)} holds no text to train on; name a source that does"
     )
 
 
 def heldout_documents(config: DataConfig, on_event: Handler = ignore) -> Iterator[Document]:
     """The documents to score on, at most their share of `max_bytes`. Raises ValueError where there are none."""
-    _check(config)
+    check_config(config)
     if config.heldout is not None:
         documents = read_documents([config.heldout], config.text_field, on_event)
-        return _some(documents, f"{config.heldout} holds no text to score on; name a file that does in data.heldout")
+        return at_least_one(
+            documents, f"{config.heldout} holds no text to score on; name a file that does in data.heldout"
+        )
     share = config.heldout_fraction
     if (file := _only_file(config)) is not None and share:
         kept = text_file(file, line_end_before(file, 1 - share))
@@ -56,16 +58,17 @@ def heldout_documents(config: DataConfig, on_event: Handler = ignore) -> Iterato
         "raise data.heldout_fraction, or name a file to score on with data.heldout"
     )
     limit = None if config.max_bytes is None else max(1, round(config.max_bytes * share))
-    return _some(at_most(kept, limit), message)
+    return at_least_one(at_most(kept, limit), message)
 
 
 def all_documents(sources: Sequence[str], text_field: str, on_event: Handler = ignore) -> Iterator[Document]:
     """Every document of the sources in their own order, as for scoring. Raises ValueError where there are none."""
     documents = read_documents(sources, text_field, on_event)
-    return _some(documents, f"{', '.join(sources)} holds no text to score")
+    return at_least_one(documents, f"{', '.join(sources)} holds no text to score")
 
 
-def _check(config: DataConfig) -> None:
+def check_config(config: DataConfig) -> None:
+    """Raises ValueError for a share or a budget that leaves nothing to read."""
     if not 0.0 <= config.heldout_fraction < 1.0:
         raise ValueError(f"data.heldout_fraction={config.heldout_fraction} lies outside [0, 1)")
     if config.max_bytes is not None and config.max_bytes < 1:
@@ -84,7 +87,8 @@ def _mixed(config: DataConfig, on_event: Handler) -> Iterator[Document]:
     return mix([read_documents([source], config.text_field, on_event) for source in config.source])
 
 
-def _some(documents: Iterator[Document], message: str) -> Iterator[Document]:
+def at_least_one(documents: Iterator[Document], message: str) -> Iterator[Document]:
+    """All of them; ValueError with `message` where there are none."""
     empty = True
     for document in documents:
         empty = False

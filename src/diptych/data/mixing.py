@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from diptych.data.sources import Document
 from diptych.tokenizers.base import utf8
@@ -16,9 +17,21 @@ MIXED_CHARACTERS = 64_000_000
 """Text that is held to be shuffled; more than that is shuffled piece by piece."""
 
 
-def mix(sources: Sequence[Iterable[Document]], held: int = MIXED_CHARACTERS) -> Iterator[Document]:
+class HasText(Protocol):
+    """A document, or anything else that is mixed by its text."""
+
+    @property
+    def text(self) -> str:
+        """What decides its place."""
+        ...
+
+
+T = TypeVar("T", bound=HasText)
+
+
+def mix(sources: Sequence[Iterable[T]], held: int = MIXED_CHARACTERS) -> Iterator[T]:
     """Every document once: the sources in turn, then shuffled among each `held` characters or so."""
-    waiting: list[Document] = []
+    waiting: list[T] = []
     size = 0
     for document in interleave(sources):
         waiting.append(document)
@@ -29,9 +42,9 @@ def mix(sources: Sequence[Iterable[Document]], held: int = MIXED_CHARACTERS) -> 
     yield from _shuffled(waiting)
 
 
-def interleave(sources: Sequence[Iterable[Document]]) -> Iterator[Document]:
+def interleave(sources: Sequence[Iterable[T]]) -> Iterator[T]:
     """The next document always from the source of which the least text has come so far."""
-    open_streams: list[tuple[int, int, Iterator[Document]]] = [(0, i, iter(s)) for i, s in enumerate(sources)]
+    open_streams: list[tuple[int, int, Iterator[T]]] = [(0, i, iter(s)) for i, s in enumerate(sources)]
     while open_streams:
         least = min(range(len(open_streams)), key=lambda k: open_streams[k][:2])
         size, index, stream = open_streams[least]
@@ -63,5 +76,5 @@ def at_most(documents: Iterable[Document], size: int | None) -> Iterator[Documen
             return
 
 
-def _shuffled(documents: list[Document]) -> list[Document]:
+def _shuffled(documents: list[T]) -> list[T]:
     return sorted(documents, key=lambda d: hashlib.blake2b(utf8(d.text), digest_size=8, person=b"order").digest())

@@ -89,10 +89,10 @@ def text_file(path: Path, start: int = 0, end: int | None = None) -> Iterator[Do
             data += block
             cut = _end_of_line(data) if left > 0 else len(data)
             if cut:
-                yield Document(_decode(data[:cut], path, at), str(path))
+                yield Document(decode_text(data[:cut], path, at), str(path))
             at, data = at + cut, data[cut:]
         if data:
-            yield Document(_decode(data, path, at), str(path))
+            yield Document(decode_text(data, path, at), str(path))
 
 
 def line_end_before(path: Path, share: float) -> int:
@@ -114,7 +114,7 @@ def _end_of_line(data: bytes) -> int:
     return len(data)
 
 
-def _decode(data: bytes, path: Path, at: int = 0) -> str:
+def decode_text(data: bytes, path: Path, at: int = 0) -> str:
     """UTF-8 text of bytes that begin `at` in the file. Raises ValueError naming the first byte that is none."""
     if at == 0 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{path} is UTF-16; convert it first, for example with iconv -f utf-16 -t utf-8")
@@ -137,7 +137,7 @@ def _folder(folder: Path, field: str, on_event: Handler) -> Iterator[Document]:
     In the order of a hash of their paths, so that the start of a large folder is a mix of all of it.
     """
     skipped = 0
-    for path in sorted(_visible(folder), key=lambda p: _hash(p.relative_to(folder).as_posix())):
+    for path in sorted(visible_files(folder), key=lambda p: _hash(p.relative_to(folder).as_posix())):
         if is_text_file(path):
             try:
                 for _ in text_file(path):  # the whole of a file is checked before its first piece is used
@@ -150,7 +150,7 @@ def _folder(folder: Path, field: str, on_event: Handler) -> Iterator[Document]:
         on_event(Message(text=f"{folder}: {skipped} files are no UTF-8 text and were left out", level="warning"))
 
 
-def _visible(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
     """All files below but hidden ones, and those of runs: what a run writes into its source would change it."""
     for root, folders, names in os.walk(folder):
         if RECIPE in names and Path(root) != folder:
@@ -167,17 +167,23 @@ def _hash(text: str) -> bytes:
 
 
 def _json_lines(path: Path, field: str) -> Iterator[Document]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, record in json_records(path):
+        yield Document(_text_of(record, field, f"{path}, line {number}"), f"{path}:{number}")
+
+
+def json_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Each value of a file of JSON lines and the number of its line. Raises ValueError naming a line that is none."""
+    for number, line in enumerate(byte_lines(path), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: no valid JSON ({error})") from None
-        yield Document(_text_of(record, field, f"{path}, line {number}"), f"{path}:{number}")
+        yield number, record
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def byte_lines(path: Path) -> Iterator[bytes]:
     if path.suffix.lower() != ".gz":
         with path.open("rb") as file:
             yield from file
@@ -195,19 +201,28 @@ def _text_of(record: Any, field: str, place: str) -> str:
     if not isinstance(record, dict):
         raise ValueError(f"{place}: expected a JSON object or string, found {type(record).__name__}")
     if field not in record:
-        raise ValueError(f"{place}: {_no_field(field, record)}")
+        raise ValueError(f"{place}: {no_field(field, record)}")
     if not isinstance(record[field], str):
         raise ValueError(f"{place}: field {field} holds {type(record[field]).__name__}, not text")
     return str(record[field])
 
 
-def _no_field(field: str, names: Iterable[str]) -> str:
+def no_field(field: str, names: Iterable[str], key: str = "text_field") -> str:
+    """What to say of records that lack a field; `key` of the recipe's data names it."""
     names = list(names)
     near = difflib.get_close_matches(field, names, 1, 0.4) or names
-    return f"there is no field {field}; set data.text_field to one of: {', '.join(near)}"
+    return f"there is no field {field}; set data.{key} to one of: {', '.join(near)}"
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:
+    for row, value in parquet_values(path, field):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{path}: column {field} holds {type(value).__name__}, not text")
+        yield Document(value or "", f"{path}:{row}")
+
+
+def parquet_values(path: Path, field: str, key: str = "text_field") -> Iterator[tuple[int, Any]]:
+    """Each value of a column of a Parquet file and the number of its row. Raises ValueError where it has none."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -220,17 +235,21 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
             for batch in file.iter_batches(columns=[field]) if field in names else ():
                 for value in batch.column(0).to_pylist():
                     row += 1
-                    if value is not None and not isinstance(value, str):
-                        raise ValueError(f"{path}: column {field} holds {type(value).__name__}, not text")
-                    yield Document(value or "", f"{path}:{row}")
+                    yield row, value
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} is no valid Parquet file ({str(error).splitlines()[0]})") from None
     if field not in names:
-        raise ValueError(f"{path}: {_no_field(field, names)}")
+        raise ValueError(f"{path}: {no_field(field, names, key)}")
 
 
 def _hub_dataset(name: str, field: str) -> Iterator[Document]:
-    """`NAME` or `NAME:SPLIT` of a Hugging Face data set, or a folder that `datasets` saved."""
+    for index, record in hub_records(name):
+        yield Document(_text_of(record, field, f"data set {name}, record {index}"), f"{name}:{index}")
+
+
+def hub_records(name: str) -> Iterator[tuple[int, Any]]:
+    """Each record of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved, and its
+    number. Raises ValueError where it cannot be opened."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -245,8 +264,7 @@ def _hub_dataset(name: str, field: str) -> Iterator[Document]:
     except Exception as error:  # the library raises dozens of kinds, from network to missing split
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"the data set {name} cannot be opened: {reason}") from None
-    for index, record in enumerate(table):
-        yield Document(_text_of(record, field, f"data set {name}, record {index}"), f"{name}:{index}")
+    yield from enumerate(table)
 
 
 def size_on_disk(sources: Iterable[str]) -> int | None:
@@ -256,7 +274,7 @@ def size_on_disk(sources: Iterable[str]) -> int | None:
         path = Path(source)
         if not path.exists():
             return None
-        sizes += [file.stat().st_size for file in (_visible(path) if path.is_dir() else [path])]
+        sizes += [file.stat().st_size for file in (visible_files(path) if path.is_dir() else [path])]
     return sum(sizes)
 
 

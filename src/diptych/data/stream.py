@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -19,6 +19,47 @@ from torch import Tensor
 from diptych.core.random import derive_seed
 from diptych.core.types import Batch
 from diptych.data.packing import TokenStore
+
+
+class Stream(Protocol):
+    """The examples of every step of a training."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def batch(self, step: int, batch_size: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """This rank's part of the `batch_size` examples of a step. Raises ValueError where it is no whole part."""
+        ...
+
+
+@final
+class RowOrder:
+    """Which rows make up a step: every row once an epoch, in an order of its own where they are shuffled."""
+
+    def __init__(self, count: int, seed: int, *, shuffle: bool) -> None:
+        self.count, self.seed, self.shuffle = count, seed, shuffle
+        self._epoch: tuple[int, NDArray[np.int64]] | None = None
+
+    def rows(self, step: int, batch_size: int, rank: int, ranks: int) -> NDArray[np.int64]:
+        """This rank's part of the `batch_size` rows of a step; epochs follow one another without a gap.
+
+        `batch_size` must be a multiple of `ranks`: ValueError otherwise.
+        """
+        if batch_size % ranks:
+            raise ValueError(f"train.batch_size={batch_size} is no multiple of the {ranks} processes")
+        share = batch_size // ranks
+        first = step * batch_size + rank * share
+        return np.array([self._row(first + i) for i in range(share)], np.int64)
+
+    def _row(self, index: int) -> int:
+        epoch, place = divmod(index, self.count)
+        if not self.shuffle:
+            return place
+        if self._epoch is None or self._epoch[0] != epoch:
+            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch)))
+            self._epoch = (epoch, generator.permutation(self.count))
+        return int(self._epoch[1][place])
 
 
 @final
@@ -37,38 +78,21 @@ class SequenceStream:
         shuffle: bool = True,
         document_mask: bool = True,
     ) -> None:
-        self.store, self.length, self.seed = store, sequence_length, seed
-        self.shuffle, self.document_mask = shuffle, document_mask
+        self.store, self.length, self.document_mask = store, sequence_length, document_mask
         self.rows = (store.n_tokens - 1) // sequence_length
         if self.rows < 1:
             raise ValueError(
                 f"the text has only {store.n_tokens} tokens, fewer than one sequence of {sequence_length} and its next "
                 "token; give more text (or a larger data.heldout_fraction), or a smaller data.sequence_length"
             )
-        self._order: tuple[int, NDArray[np.int64]] | None = None
+        self._order = RowOrder(self.rows, seed, shuffle=shuffle)
 
     def __len__(self) -> int:
         return self.rows
 
     def batch(self, step: int, batch_size: int, rank: int = 0, ranks: int = 1) -> Batch:
-        """This rank's part of the `batch_size` sequences of a step; epochs follow one another without a gap.
-
-        `batch_size` must be a multiple of `ranks`: ValueError otherwise.
-        """
-        if batch_size % ranks:
-            raise ValueError(f"train.batch_size={batch_size} is no multiple of the {ranks} processes")
-        share = batch_size // ranks
-        first = step * batch_size + rank * share
-        return self._gather(np.array([self._row(first + i) for i in range(share)], np.int64))
-
-    def _row(self, index: int) -> int:
-        epoch, place = divmod(index, self.rows)
-        if not self.shuffle:
-            return place
-        if self._order is None or self._order[0] != epoch:
-            generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch)))
-            self._order = (epoch, generator.permutation(self.rows))
-        return int(self._order[1][place])
+        """This rank's part of the `batch_size` sequences of a step. Raises ValueError where it is no whole part."""
+        return self._gather(self._order.rows(step, batch_size, rank, ranks))
 
     def _gather(self, rows: NDArray[np.int64]) -> Batch:
         columns = np.arange(self.length + 1)
@@ -77,10 +101,15 @@ class SequenceStream:
 
 
 def make_batch(store: TokenStore, tokens: NDArray[Any], ids: NDArray[np.int64], *, document_mask: bool) -> Batch:
-    """A batch from tokens (b, t + 1), its documents numbered from their opening tokens."""
-    documents = positions = None
+    """A batch from tokens (b, t + 1), its documents numbered from their opening tokens.
+
+    A token that opens a document and closes none is given, not predicted: it does not count.
+    """
+    documents = positions = counted = None
+    opens = tokens == (store.eos_id if store.opening_id is None else store.opening_id)
+    if store.opening_id is not None:
+        counted = torch.from_numpy(~opens[:, 1:])
     if document_mask:
-        opens = tokens == store.eos_id
         documents = torch.from_numpy(np.cumsum(opens, axis=1))
         columns = np.arange(tokens.shape[1])
         starts = np.maximum.accumulate(np.where(opens, columns, 0), axis=1)
@@ -90,6 +119,7 @@ def make_batch(store: TokenStore, tokens: NDArray[Any], ids: NDArray[np.int64], 
         sample_ids=torch.from_numpy(ids),
         documents=documents,
         positions=positions,
+        counted=counted,
         n_bytes=int(store.token_lengths[tokens[:, 1:]].sum()),
     )
 
@@ -105,7 +135,8 @@ class Window:
 def windows(
     store: TokenStore, context: int, stride: int, batch_size: int, *, document_mask: bool = True
 ) -> Iterator[Window]:
-    """Overlapping sequences in which every token of the store but its first is counted exactly once.
+    """Overlapping sequences in which every token of the store but its first, and but those that only open a document,
+    is counted exactly once.
 
     Each counted token has at least `context - stride` tokens before it, but for the store's first ones. The last window
     may be shorter. Raises ValueError for a stride outside 1..context.
@@ -124,6 +155,6 @@ def windows(
         end = min(context, last - group[0])
         tokens = np.asarray(store.tokens[np.array(group)[:, None] + np.arange(end + 1)])
         new = np.array([0 if start == 0 else context - stride for start in group])
-        counted = np.arange(end)[None, :] >= new[:, None]
+        counted = torch.from_numpy(np.arange(end)[None, :] >= new[:, None])
         batch = make_batch(store, tokens, np.array(group, np.int64), document_mask=document_mask)
-        yield Window(batch, torch.from_numpy(counted))
+        yield Window(batch, counted if batch.counted is None else counted & batch.counted)

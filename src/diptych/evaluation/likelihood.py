@@ -56,7 +56,8 @@ def score_store(
         raise ValueError("there is no text to score; name data that holds some")
     device = model.unembedding.device
     objective, rng = Autoregressive(), Rng(0)
-    nats, count, total = 0.0, 0, store.n_tokens - 1
+    openings = 0 if store.opening_id is None else store.n_documents - 1
+    nats, count, total = 0.0, 0, store.n_tokens - 1 - openings
     last_report = 0.0
     for window in windows(store, context, stride, batch_size):
         likelihood = objective.likelihood(model, window.batch.to(device), rng, window.counted.to(device))

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from diptych.checkpoints.run_folder import TOKENIZER, load_model
+from diptych.checkpoints.run_folder import TOKENIZER, load_language_model
 from diptych.core.config import DataConfig, OptimConfig, RunConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Handler, Message, ignore
 from diptych.core.recipe import differences, load_json, save_json
@@ -34,6 +34,7 @@ from diptych.training.distributed import World, choose_device
 from diptych.training.loop import Trainer
 from diptych.training.prepare import MAY_CHANGE, Experiment, prepare
 from diptych.training.run import train_experiment
+from diptych.training.streams import text_store
 
 STUDY, COUNTS = "study.json", "counts.npz"
 
@@ -339,14 +340,14 @@ class VocabularyStudy:
             steps_of(self.config, size, (1.0, 1.0))
         for size in self.config.sizes:
             experiment = self._prepared(self.run_of(size, run.train.seed, run.train.steps))
-            train, heldout = experiment.train.store, experiment.heldout.store
+            train, heldout = text_store(experiment.train), text_store(experiment.heldout)
             lengths.append(train.n_bytes / train.n_tokens)
             steps = steps_of(self.config, size, (lengths[0], lengths[-1]))
             parts = parameters_by_part(network(self.config, size))
             found.append(
                 Vocabulary(
                     size=size,
-                    bytes_per_token=heldout.n_bytes / (heldout.n_tokens - heldout.n_documents - 1),
+                    bytes_per_token=heldout.n_bytes / heldout.n_text_tokens,
                     heldout_tokens=heldout.n_tokens,
                     train_tokens=train.n_tokens,
                     train_bytes=train.n_bytes,
@@ -380,9 +381,11 @@ class VocabularyStudy:
         return RunScore(size=vocabulary.size, seed=seed, bits_per_byte=bits, nats_per_token=nats)
 
     def _likelihood(self, experiment: Experiment) -> TextScore:
-        model, _ = load_model(experiment.out, device=self.world.device)
+        model, _ = load_language_model(experiment.out, device=self.world.device)
         context, stride = self.config.run.data.sequence_length, max(1, self.config.run.data.sequence_length // 2)
-        return score_store(model, experiment.heldout.store, context=context, stride=stride, on_event=self.on_event)
+        return score_store(
+            model, text_store(experiment.heldout), context=context, stride=stride, on_event=self.on_event
+        )
 
     def _work(self, vocabulary: Vocabulary) -> float:
         """FLOPs of a run and its score, whose windows overlap by half and need a forward pass alone."""

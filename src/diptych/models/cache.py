@@ -116,6 +116,11 @@ class EncoderDecoderCache:
     def __init__(self, own: KeyValueCache, context: list[KeysAndValues], context_mask: Lowered) -> None:
         self.own, self.context, self.context_mask = own, context, context_mask
 
+    @property
+    def longest(self) -> int:
+        """Length of the longest target so far."""
+        return self.own.longest
+
     def set_lengths(self, lengths: Int[Tensor, " b"]) -> None:
         """Cut each target to its own length, as after a prefill of prompts padded on the right."""
         self.own.set_lengths(lengths)

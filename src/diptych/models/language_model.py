@@ -50,9 +50,11 @@ class LanguageModel(nn.Module):
         self.head_transform = HeadTransform(config) if config.head_transform else None
         self.head = None if config.tied_embedding else Unembedding(config.vocab_size, config.d_model)
         self.output_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.output_bias else None
-        self._add_tables(config)
+        self.add_tables()
 
-    def _add_tables(self, config: TransformerConfig) -> None:
+    def add_tables(self) -> None:
+        """Make the tables by which positions are told, float32."""
+        config = self.config
         rope = rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
         tables = {
             "rope": rope if config.position == "rope" else None,

@@ -78,7 +78,8 @@ BLOCK = 64
 
 
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention in bfloat16 by blocks of queries, whose three steps are each one call that a processor is tuned for.
+    """Causal attention in bfloat16 by blocks of queries, whose three steps are each one call that a processor is tuned
+    for.
 
     The query heads that share a key-value head become rows of one product. Scores are rounded to bfloat16.
     """

@@ -1,9 +1,10 @@
 """How does a block take one new position at the speed of memory?
 
-When tokens are generated one by one, a block multiplies a single row by each of its matrices, and a library's many small
-calls cost as much as reading the weights. Here a whole block is one call of a compiled loop, which reads every weight
-once and keeps what lies between in float32. It serves the blocks of the Llama family: normalized before each sublayer by
-root mean square, gated by SwiGLU, with rotary or no positions. All others go the general way through torch.
+When tokens are generated one by one, a block multiplies a single row by each of its matrices, and a library's many
+small calls cost as much as reading the weights. Here a whole block is one call of a compiled loop, which reads every
+weight once and keeps what lies between in float32. It serves the blocks of the Llama family: normalized before each
+sublayer by root mean square, gated by SwiGLU, with rotary or no positions. All others go the general way through
+torch.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         matrix = weight.to(dtype)
         offset = None if bias is None else bias.to(dtype)
         grad_states = torch.empty_like(states)
-        grad_weight = torch.zeros_like(weight, dtype=total.dtype)
+        # The gradient of a matrix that does not learn would be a third of the work, for nothing.
+        grad_weight = torch.zeros_like(weight, dtype=total.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=total.dtype)
         rows = _chunk_rows(weight.shape[0])
         for start in range(0, states.shape[0], rows):
@@ -71,7 +72,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part_total, gradient = slice_loss(logits, targets[start : start + rows], smoothing)
             total += part_total
             grad_states[start : start + rows] = gradient @ matrix
-            grad_weight += gradient.T @ part
+            if grad_weight is not None:
+                grad_weight += gradient.T @ part
             if grad_bias is not None:
                 grad_bias += gradient.sum(0, dtype=total.dtype)
         ctx.save_for_backward(grad_states, grad_weight, grad_bias)
@@ -81,8 +83,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = upstream
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
+        of_weight = None if grad_weight is None else grad_weight * scale
         of_bias = None if grad_bias is None else grad_bias * scale
-        return grad_states * scale.to(grad_states.dtype), grad_weight * scale, of_bias, None
+        return grad_states * scale.to(grad_states.dtype), of_weight, of_bias, None
 
 
 def cross_entropy_sum(

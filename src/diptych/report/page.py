@@ -43,6 +43,8 @@ class Section:
 
 SECTIONS: Final = (
     Section("transformer", "2.1", "The transformer", lambda r: r.model is not None),
+    Section("translation", "2.1", "Encoder and decoder", lambda r: r.translation is not None),
+    Section("stability", "2.1", "Where training diverges", lambda r: r.stability is not None),
     Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
     Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
     Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
@@ -81,7 +83,12 @@ def page(results: ReviewResults) -> str:
 
 def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
     """Name and function of every drawing that these results allow."""
-    from diptych.report import lengths, next_token, plots, schemes
+    from diptych.report import lengths, next_token, plots, schemes, stability, translation
+
+    if results.translation:
+        yield "translation", translation.drawing
+    if results.stability:
+        yield "stability", stability.review_drawing
 
     if results.next_token:
         yield "next_token", next_token.drawing

@@ -14,6 +14,8 @@ from typing import ClassVar, Literal
 
 from diptych.core.files import write_text
 from diptych.data.lengths import CorpusLengths
+from diptych.evaluation.stability import StabilityResult
+from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
@@ -161,6 +163,39 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TranslationExample:
+    """A text that was not trained on, as the network translated it, and as it should be."""
+
+    source: str
+    translation: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What each token of a translation looked at: rows of weights over the source's tokens, each with sum one."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationResult:
+    """The encoder-decoder that was trained, and how it translates held-out texts."""
+
+    task: str
+    """As a sentence takes it: "German numbers to English"."""
+    parameters: int
+    steps: int
+    train_pairs: int
+    score: TranslationScore
+    examples: tuple[TranslationExample, ...]
+    attention: Attention
+    """Of the first example, the mean over the heads of the last layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineInfo:
     """Where it ran."""
 
@@ -208,6 +243,8 @@ class ReviewResults:
     lengths: tuple[CorpusLengths, ...] = ()
     machine: MachineInfo | None = None
     score: Score | None = None
+    translation: TranslationResult | None = None
+    stability: StabilityResult | None = None
     training: tuple[CurvePoint, ...] = ()
     heldout: tuple[HeldoutPoint, ...] = ()
     next_token: tuple[NextTokenStep, ...] = ()

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from diptych import __version__
-from diptych.checkpoints.run_folder import load_model
+from diptych.checkpoints.run_folder import load_language_model
 from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Handler, Message, Progressed, ignore
 from diptych.core.files import write_text
@@ -28,6 +28,7 @@ from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
 from diptych.data.sources import read_documents
 from diptych.evaluation.likelihood import score_store
 from diptych.evaluation.ngram import NGram
+from diptych.evaluation.stability import StabilityResult, review_stability_config, run_stability
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
 from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
@@ -35,6 +36,7 @@ from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
 from diptych.report.schemes import SENTENCE, compare_schemes
 from diptych.report.surroundings import machine_info, read_curves
+from diptych.report.translation import can_translate, measure_translation, translation_run
 from diptych.report.words import visible
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
 from diptych.samplers.text import generate_text
@@ -43,6 +45,7 @@ from diptych.training.distributed import World, choose_device
 from diptych.training.loop import Trainer
 from diptych.training.prepare import Experiment, prepare
 from diptych.training.run import METRICS, train_experiment
+from diptych.training.streams import text_store
 
 T = TypeVar("T")
 
@@ -168,8 +171,8 @@ class Review:
         return int(min(MOST_STEPS, max(FEWEST_STEPS, left / seconds)))
 
     def _report(self, experiment: Experiment, world: World) -> Path:
-        model, tokenizer = load_model(experiment.out, device=world.device)
-        heldout = experiment.heldout.store
+        model, tokenizer = load_language_model(experiment.out, device=world.device)
+        heldout = text_store(experiment.heldout)
         context = experiment.run.data.sequence_length
         score = self.stage(
             "score",
@@ -187,6 +190,8 @@ class Review:
         lengths = self.stage("lengths", tuple[CorpusLengths, ...], lambda: self._lengths(experiment))
         schemes = self.stage("schemes", tuple[measured.Scheme, ...], lambda: self._schemes(experiment))
         samples = self.stage("samples", tuple[measured.Sample, ...], lambda: self._samples(model, tokenizer))
+        translation = self._translation(world)
+        stability = self.stage("stability", StabilityResult, self._stability)
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
             version=__version__,
@@ -202,6 +207,8 @@ class Review:
             lengths=lengths,
             machine=machine_info(world.device, experiment.run.train.dtype),
             score=score,
+            translation=translation,
+            stability=stability,
             training=training,
             heldout=held,
             next_token=next_token,
@@ -219,7 +226,7 @@ class Review:
         train = "".join(d.text for d in training_documents(data)).encode()
         self.on_event(Progressed(what="compressing with xz and brotli", done=0, total=None, unit="bytes"))
         rows = compress_yardsticks(heldout, train, on_event=self.on_event)
-        store, held = experiment.train.store, experiment.heldout.store
+        store, held = text_store(experiment.train), text_store(experiment.heldout)
         vocab_size = experiment.tokenizer.vocab_size
         model = NGram.fit(
             np.asarray(store.tokens[:-1]), 5, vocab_size=vocab_size, eos_id=store.eos_id, on_event=self.on_event
@@ -251,6 +258,19 @@ class Review:
         )
         return (lengths,)
 
+    def _translation(self, world: World) -> measured.TranslationResult | None:
+        if not can_translate():
+            self.on_event(Message(text="translation is left out: it needs pip install 'diptych[translate]'"))
+            return None
+        run = translation_run(self.out, self.seed)
+        return self.stage(
+            "translation", measured.TranslationResult, lambda: measure_translation(run, world, self.on_event)
+        )
+
+    def _stability(self) -> StabilityResult:
+        config = replace(review_stability_config(), seed=self.seed)
+        return run_stability(config, self.out / "stability", self.on_event)
+
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
         prompts = [[tokenizer.eos_id, *tokenizer.encode(prompt).tolist()] for prompt in PROMPTS]
@@ -273,20 +293,19 @@ def model_info(config: TransformerConfig) -> measured.ModelInfo:
 
 def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
     """The tokenizer, what it makes of the held-out text, and of the review's sentence."""
-    tokenizer, heldout = experiment.tokenizer, experiment.heldout.store
-    text_tokens = heldout.n_tokens - heldout.n_documents - 1
+    tokenizer, heldout = experiment.tokenizer, text_store(experiment.heldout)
     return measured.TokenizerInfo(
         kind=experiment.run.tokenizer.kind,
         vocab_size=tokenizer.vocab_size,
-        bytes_per_token=heldout.n_bytes / text_tokens,
-        train_bytes=min(experiment.run.tokenizer.train_bytes, experiment.train.store.n_bytes),
+        bytes_per_token=heldout.n_bytes / heldout.n_text_tokens,
+        train_bytes=min(experiment.run.tokenizer.train_bytes, text_store(experiment.train).n_bytes),
         example=tuple(visible(tokenizer.token_bytes(int(i))) for i in tokenizer.encode(SENTENCE)),
     )
 
 
 def data_info(experiment: Experiment) -> measured.DataInfo:
     """The text on both sides of the split."""
-    train, heldout = experiment.train.store, experiment.heldout.store
+    train, heldout = text_store(experiment.train), text_store(experiment.heldout)
     return measured.DataInfo(
         name="Python's standard library",
         train_documents=train.n_documents,

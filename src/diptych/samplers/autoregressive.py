@@ -26,12 +26,14 @@ from diptych.samplers import filters
 class GenerationRequest:
     """What to continue. An empty prompt begins a document: it becomes the end-of-sequence token alone.
 
-    `sample_ids` number the rows for their random draws; None: 0, 1, 2, ...
+    `eos_id` ends a row, and so does each of the `stop_ids`; None where there is no such token. `sample_ids` number the
+    rows for their random draws; None: 0, 1, 2, ...
     """
 
     prompts: Sequence[Sequence[int]]
     max_new_tokens: int
-    eos_id: int
+    eos_id: int | None
+    stop_ids: tuple[int, ...] = ()
     sample_ids: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +43,13 @@ class GenerationRequest:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
         if self.sample_ids is not None and len(self.sample_ids) != len(self.prompts):
             raise ValueError(f"{len(self.sample_ids)} sample ids do not fit {len(self.prompts)} prompts")
+        if self.eos_id is None and not all(self.prompts):
+            raise ValueError("the tokenizer has no token that begins a document, so a prompt must not be empty")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end a row, the end-of-sequence token first."""
+        return self.stop_ids if self.eos_id is None else (self.eos_id, *self.stop_ids)
 
 
 @final
@@ -71,27 +80,36 @@ class AutoregressiveSampler:
             raise ValueError(f"repetition_penalty={self.repetition_penalty} must be positive")
 
     @torch.inference_mode()
-    def sample(self, model: TokenPredictor, request: GenerationRequest, rng: Rng) -> Iterator[Frame]:
+    def sample(
+        self, model: TokenPredictor, request: GenerationRequest, rng: Rng, *, cache: Any = None
+    ) -> Iterator[Frame]:
         """Yield a frame a token until every row has ended or has `max_new_tokens`.
 
         `state` (b,) holds the tokens just drawn (the end-of-sequence token for rows that have ended). `info` holds
         `log_probability` (b,) of each under the unfiltered distribution and `finished` (b,), and where asked
-        `candidates` (b, k) with `candidate_probabilities` (b, k).
+        `candidates` (b, k) with `candidate_probabilities` (b, k). cache: one of a single row that holds the beginning
+        of the prompt, at most all but its last token; what it holds is not read again.
         """
         device = model.unembedding.device
-        prompts = [list(p) or [request.eos_id] for p in request.prompts]
+        ends = torch.tensor(request.ends, dtype=torch.long, device=device)
+        filling = next((token for token in request.ends if token >= 0), 0)
+        prompts = [list(p) or [filling] for p in request.prompts]
         sample_ids = torch.tensor(request.sample_ids or range(len(prompts)), device=device)
         lengths = torch.tensor([len(p) for p in prompts], device=device)
         longest = max(map(len, prompts))
-        cache = model.new_cache(len(prompts), longest + request.max_new_tokens)
-        padded = torch.tensor([p + [request.eos_id] * (longest - len(p)) for p in prompts], device=device)
+        if cache is None:
+            cache = model.new_cache(len(prompts), longest + request.max_new_tokens)
+        elif len(prompts) > 1 or cache.longest >= longest:
+            raise ValueError(f"a cache of {cache.longest} tokens is no beginning of {len(prompts)} prompts")
+        padded = torch.tensor([p + [filling] * (longest - len(p)) for p in prompts], device=device)
+        padded = padded[:, cache.longest :]
         seen = _seen(prompts, model.vocab_size, device) if self.repetition_penalty != 1.0 else None
         logits = prefill(model, padded, lengths, cache)
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for step in range(request.max_new_tokens):
             tokens, info = self._draw(logits, seen, rng.fold("token", step), sample_ids)
-            tokens = torch.where(finished, request.eos_id, tokens)
-            finished = finished | (tokens == request.eos_id)
+            tokens = torch.where(finished, filling, tokens)
+            finished = finished | torch.isin(tokens, ends)
             if seen is not None:
                 seen.scatter_(1, tokens[:, None], True)
             yield Frame(step, request.max_new_tokens, tokens, {**info, "finished": finished})
@@ -136,11 +154,13 @@ def prefill(
 ) -> Float[Tensor, "b v"]:
     """Read prompts padded on the right into the cache; the logits after each prompt's last token.
 
-    Only those positions are un-embedded.
+    Where the cache holds a beginning, `padded` is the rest, and `lengths` count all. Only the last positions are
+    un-embedded.
     """
+    held = getattr(cache, "longest", 0)
     states = model.states(padded, mask=Causal(), cache=cache)
     cache.set_lengths(lengths)
-    last = states[torch.arange(len(lengths), device=states.device), lengths - 1]
+    last = states[torch.arange(len(lengths), device=states.device), lengths - held - 1]
     return unembed(last, model.unembedding, model.output_bias)
 
 

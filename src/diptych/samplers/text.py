@@ -6,9 +6,9 @@ nothing of it is ever shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 from diptych.core.random import Rng
 from diptych.core.types import TokenPredictor
@@ -79,11 +79,11 @@ class _Row:
     log_probabilities: list[float] = field(default_factory=list)
     reason: Literal["eos", "stop", "length"] | None = None
 
-    def take(self, token: int, log_probability: float, eos_id: int) -> str:
+    def take(self, token: int, log_probability: float, ends: Collection[int]) -> str:
         """Add a token; returns the text to show for it."""
         self.ids.append(token)
         self.log_probabilities.append(log_probability)
-        if token == eos_id:
+        if token in ends:
             return self.end("eos")
         shown = self.stop.push(self.decoder.push(token))
         self.text += shown
@@ -109,13 +109,18 @@ def generate_text(
     new_decoder: Callable[[], Decoder],
     stops: Sequence[str] = (),
     on_text: Callable[[int, str], None] | None = None,
+    cache: Any = None,
 ) -> list[Generation]:
-    """Continue every prompt of the request; `on_text(row, text)` is called as text becomes certain."""
+    """Continue every prompt of the request; `on_text(row, text)` is called as text becomes certain.
+
+    cache: one that holds a beginning of the only prompt.
+    """
     rows = [_Row(new_decoder(), StopFilter(stops)) for _ in request.prompts]
-    for frame in sampler.sample(model, request, rng):
+    known = {} if cache is None else {"cache": cache}
+    for frame in sampler.sample(model, request, rng, **known):
         drawn = zip(rows, frame.state.tolist(), frame.info["log_probability"].tolist(), strict=True)
         for index, (row, token, log_probability) in enumerate(drawn):
-            if row.reason is None and (shown := row.take(token, log_probability, request.eos_id)) and on_text:
+            if row.reason is None and (shown := row.take(token, log_probability, request.ends)) and on_text:
                 on_text(index, shown)
         if all(row.reason for row in rows):
             break

@@ -43,6 +43,11 @@ class Tokenizer(Protocol):
         """Tokens that never come from text unless they are allowed to."""
         ...
 
+    @property
+    def drops_space(self) -> bool:
+        """Whether decoding takes a space away with which a text begins, because encoding puts one there."""
+        ...
+
     def encode(self, text: str, *, allowed_special: Special = (), disallowed_special: Special = ()) -> Ids:
         """Ids of the text. What looks like a special token is ordinary text, unless it is allowed (and becomes the
         token) or disallowed (ValueError); `disallowed_special="all"` means all that are not allowed."""
@@ -71,6 +76,22 @@ class Tokenizer(Protocol):
     def save(self, path: Path) -> None:
         """Write the tokenizer to a file, atomically."""
         ...
+
+
+def end_of(tokenizer: Tokenizer) -> int | None:
+    """The token that closes a document; None where the tokenizer has none."""
+    try:
+        return tokenizer.eos_id
+    except ValueError:
+        return None
+
+
+def document_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text that begins a document, after the token that opens one where there is such."""
+    try:
+        return [tokenizer.opening_id, *tokenizer.encode_list(text)]
+    except ValueError:
+        return tokenizer.encode_list(text)
 
 
 def utf8(text: str) -> bytes:

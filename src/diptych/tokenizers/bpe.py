@@ -38,9 +38,9 @@ class BytePairTokenizer(VocabularyOfBytes):
     left out of texts, as Hugging Face does, but all of printable ASCII must be there. merges: pairs (left id, right
     id) in the order of the training, each making the token of their joint bytes; None takes tiktoken's rule instead:
     neighbours merge wherever their joint bytes are a token, lower ids first. whole_pieces: a chunk that is a token is
-    taken whole. normalization: a Unicode form that text is brought to first, which cannot be undone. eos: the special
-    token that ends a document. always: special tokens that are recognized in every text. Raises ValueError where the
-    parts do not fit together.
+    taken whole. normalization: a Unicode form that text is brought to first, which cannot be undone. eos, bos: the
+    special tokens that end and begin a document. always: special tokens that are recognized in every text. Raises
+    ValueError where the parts do not fit together.
     """
 
     def __init__(
@@ -51,11 +51,12 @@ class BytePairTokenizer(VocabularyOfBytes):
         special_tokens: Mapping[str, int],
         *,
         eos: str | None = EOS,
+        bos: str | None = None,
         whole_pieces: bool = False,
         normalization: Normalization | None = None,
         always: Collection[str] = (),
     ) -> None:
-        super().__init__(pieces, special_tokens, eos, always=always)
+        super().__init__(pieces, special_tokens, eos, always=always, bos=bos)
         self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
         self.split = split
         self.normalization = normalization

@@ -1,4 +1,4 @@
-"""Which tokenizer does a GGUF file hold? Byte-level byte-pair vocabularies are read.
+"""Which tokenizer does a GGUF file hold? Byte-level byte-pair vocabularies are read, and those of SentencePiece.
 
 The file names its split by `tokenizer.ggml.pre`, a name that only llama.cpp's source gives a meaning to (its
 `llama-vocab.cpp`); the names below are those that mean a split known here. A file says nothing about Unicode
@@ -7,11 +7,17 @@ normalization, so none is done, as in llama.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from diptych.core.gguf import GgufHeader, read_header
 from diptych.tokenizers.bpe import BytePairTokenizer
+from diptych.tokenizers.ends import Ends
 from diptych.tokenizers.hugging_face import from_vocabulary
+from diptych.tokenizers.library import LibraryTokenizer
 from diptych.tokenizers.splitting import DIGITS_APART, PATTERNS, Split
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = range(1, 6)
@@ -37,17 +43,16 @@ WHOLE_PIECES = frozenset(
 )
 """Those under which a chunk that is a token is taken whole, whatever the merges make of it."""
 
+_SENTENCEPIECE: dict[str, Literal["bpe", "unigram"]] = {"llama": "bpe", "t5": "unigram"}
 _OTHER_MODELS = {
-    "llama": "SentencePiece",
     "gemma4": "byte-pair encoding of characters",
     "bert": "WordPiece",
-    "t5": "unigram",
     "rwkv": "RWKV's greedy",
     "plamo2": "PLaMo's",
 }
 
 
-def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer:
+def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer | LibraryTokenizer:
     """The tokenizer of a GGUF file.
 
     split: a name or a regular expression that takes the place of what the file says. Control, unknown and user-defined
@@ -58,26 +63,68 @@ def read_gguf(path: Path, split: str | None = None) -> BytePairTokenizer:
     model = header.text("tokenizer.ggml.model")
     if model is None:
         raise ValueError(f"{path} holds no tokenizer: it has no tokenizer.ggml.model")
+    if model in _SENTENCEPIECE:
+        return _sentencepiece(header, _SENTENCEPIECE[model])
     if model != "gpt2":
         kind = f"{model[:40]!r} ({_OTHER_MODELS[model]})" if model in _OTHER_MODELS else repr(model[:40])
-        raise ValueError(f"{path}: only byte-level byte-pair tokenizers (gpt2) are read, not {kind}")
+        raise ValueError(
+            f"{path}: only byte-level byte-pair tokenizers (gpt2) and SentencePiece's (llama, t5) are read, not {kind}"
+        )
     pre = header.text("tokenizer.ggml.pre")
     cut = _split(path, pre) if split is None else Split.named(split)
     vocabulary, special, always = _tokens(header)
-    eos = header.whole("tokenizer.ggml.eos_token_id")
+    ends = _ends(header, special, adds_bos=False)
     try:
         return from_vocabulary(
             vocabulary,
             header.strings("tokenizer.ggml.merges"),
             cut,
             special,
-            eos=next((name for name, token in special.items() if token == eos), None),
+            eos=ends.eos,
+            bos=ends.bos,
             whole_pieces=pre in WHOLE_PIECES,
             size=len(header.strings("tokenizer.ggml.tokens") or []),
             always=always,
         )
     except ValueError as error:
         raise ValueError(f"{path}: vocabulary and merges do not fit together ({error})") from None
+
+
+def _ends(header: GgufHeader, special: Mapping[str, int], *, adds_bos: bool) -> Ends:
+    """What opens and closes a document; adds_bos: whether a beginning is put where the file does not say."""
+    named = header.metadata.get("tokenizer.ggml.add_bos_token", adds_bos)
+    names = {token: name for name, token in special.items()}
+    bos, eos = (header.whole(f"tokenizer.ggml.{kind}_token_id") for kind in ("bos", "eos"))
+    opens = named is True and bos is not None
+    return Ends(bos=names.get(bos) if opens and bos is not None else None, eos=None if eos is None else names.get(eos))
+
+
+def _sentencepiece(header: GgufHeader, kind: Literal["bpe", "unigram"]) -> LibraryTokenizer:
+    """The tokenizer of SentencePiece's pieces, scores and types, as llama.cpp reads them."""
+    from diptych.tokenizers import sentencepiece
+
+    pieces = header.strings("tokenizer.ggml.tokens") or []
+    scores, types = (header.numbers(f"tokenizer.ggml.{name}") for name in ("scores", "token_type"))
+    charsmap = header.numbers("tokenizer.ggml.precompiled_charsmap")
+    kinds = [NORMAL] * len(pieces) if types is None else types.tolist()
+    for end in ("bos", "eos"):  # some files type them as ordinary
+        place = header.whole(f"tokenizer.ggml.{end}_token_id")
+        if place is not None and 0 <= place < len(kinds) and kinds[place] == NORMAL:
+            kinds[place] = CONTROL
+    control = {p: n for n, (p, k) in enumerate(zip(pieces, kinds, strict=False)) if k in (CONTROL, UNKNOWN)}
+    try:
+        vocabulary = sentencepiece.Vocabulary(
+            kind=kind,
+            pieces=pieces,
+            scores=[0.0] * len(pieces) if scores is None else scores.tolist(),
+            types=kinds,
+            add_dummy_prefix=header.metadata.get("tokenizer.ggml.add_space_prefix", True) is True,
+            remove_extra_whitespaces=header.metadata.get("tokenizer.ggml.remove_extra_whitespaces", False) is True,
+            charsmap=b"" if charsmap is None else charsmap.astype(np.uint8).tobytes(),
+        )
+        return sentencepiece.from_vocabulary(vocabulary, _ends(header, control, adds_bos=kind == "bpe"))
+    except ValueError as error:
+        raise ValueError(f"{header.path}: the vocabulary does not fit together ({error})") from None
 
 
 def _split(path: Path, pre: str | None) -> Split:

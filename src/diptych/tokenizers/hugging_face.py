@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.files import write_text
-from diptych.tokenizers.base import EOS
 from diptych.tokenizers.bpe import BytePairTokenizer, Normalization
+from diptych.tokenizers.ends import Ends, find_ends, marked
 from diptych.tokenizers.letters import from_letters, to_letters
 from diptych.tokenizers.splitting import PATTERNS, Split
 
@@ -26,7 +26,6 @@ _NO_PARTS = {
     "byte_fallback": False,
 }
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-_END_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 MAX_ID = 1 << 21
 _LONGEST_PATTERN, _MOST_REPETITIONS = 20_000, 10_000
 
@@ -55,11 +54,24 @@ def write(tokenizer: BytePairTokenizer, path: Path) -> None:
         "added_tokens": added,
         "normalizer": None if tokenizer.normalization is None else {"type": tokenizer.normalization},
         "pre_tokenizer": _pre_tokenizer(tokenizer.split),
-        "post_processor": None,
+        "post_processor": None if tokenizer.bos is None else opening(tokenizer.bos, tokenizer.opening_id),
         "decoder": _BYTE_LEVEL,
         "model": model,
     }
+    whole = marked(whole, Ends(bos=tokenizer.bos, eos=tokenizer.eos))
     write_text(path, json.dumps(whole, ensure_ascii=False, indent=1) + "\n")
+
+
+def opening(name: str, token: int) -> dict[str, Any]:
+    """The post-processor that puts a special token before every text."""
+    step = {"SpecialToken": {"id": name, "type_id": 0}}
+    texts = [{"Sequence": {"id": which, "type_id": number}} for number, which in enumerate("AB")]
+    return {
+        "type": "TemplateProcessing",
+        "single": [step, texts[0]],
+        "pair": [step, texts[0], {"SpecialToken": {"id": name, "type_id": 1}}, texts[1]],
+        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
+    }
 
 
 def _pre_tokenizer(split: Split) -> dict[str, Any]:
@@ -88,19 +100,21 @@ def read(values: dict[str, Any], path: Path) -> BytePairTokenizer:
     model = _checked(values, path)
     split, normalization = _split(values.get("pre_tokenizer"), path), _normalization(values.get("normalizer"), path)
     special, always = _added_tokens(values.get("added_tokens"), path)
+    ends = find_ends(values, path, special)
     try:
         return from_vocabulary(
             _mapping(model.get("vocab")),
             model.get("merges"),
             split,
             special,
-            eos=_end_token(path, special),
+            eos=ends.eos,
+            bos=ends.bos,
             whole_pieces=bool(model.get("ignore_merges")),
             normalization=normalization,
             always=always,
         )
     except ValueError as error:
-        raise ValueError(f"{path}: vocabulary and merges do not fit together ({_brief(error)})") from None
+        raise ValueError(f"{path}: vocabulary and merges do not fit together ({brief(error)})") from None
 
 
 def _mapping(vocab: object) -> dict[str, Any]:
@@ -116,6 +130,7 @@ def from_vocabulary(
     special: Mapping[str, int],
     *,
     eos: str | None,
+    bos: str | None = None,
     whole_pieces: bool = False,
     normalization: Normalization | None = None,
     size: int = 0,
@@ -127,7 +142,7 @@ def from_vocabulary(
     perhaps not in use. always: special tokens that are recognized in every text. Raises ValueError where the parts do
     not fit together.
     """
-    pieces = [b""] * _n_ids([*vocab.values(), *special.values()], size)
+    pieces = [b""] * count_ids([*vocab.values(), *special.values()], size)
     reserved = {token: name for name, token in special.items()}
     if len(reserved) < len(special):
         raise ValueError("two special tokens have one id")
@@ -140,25 +155,27 @@ def from_vocabulary(
             try:
                 pieces[token] = from_letters(name)
             except KeyError:
-                raise ValueError(f"token {_brief(name)} is not written in the letters of bytes") from None
+                raise ValueError(f"token {brief(name)} is not written in the letters of bytes") from None
     return BytePairTokenizer(
         pieces,
         _pairs(merges, vocab),
         split,
         special,
         eos=eos,
+        bos=bos,
         whole_pieces=whole_pieces,
         normalization=normalization,
         always=always,
     )
 
 
-def _n_ids(ids: list[Any], size: int) -> int:
-    """How many ids there are, those not in use included. A file of few tokens cannot ask for millions."""
+def count_ids(ids: list[Any], size: int) -> int:
+    """How many ids there are, those not in use included. Raises ValueError for a file of few tokens that asks for
+    millions."""
     most = min(MAX_ID, 2 * max(len(ids), size) + 1000)
     for token in ids:
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < most:
-            raise ValueError(f"id {_brief(token)} is no whole number from 0 to {most - 1}")
+            raise ValueError(f"id {brief(token)} is no whole number from 0 to {most - 1}")
     return max(size, max(ids, default=-1) + 1)
 
 
@@ -179,20 +196,17 @@ def _pairs(merges: Any, vocab: Mapping[str, int]) -> list[tuple[int, int]]:
 def _checked(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """The model of a tokenizer.json that holds only parts which are understood; ValueError naming the first other."""
     if extra := sorted(values.keys() - _STEPS - {"version", "added_tokens", "model"}):
-        raise _refused(path, f"part {_brief(extra[0])}")
+        raise _refused(path, f"part {brief(extra[0])}")
     model = values.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise ValueError(f"{path}: only byte-level BPE tokenizers are read, not {_kind(model)}")
+        raise NotReadHereError(f"{path}: only byte-level BPE tokenizers are read, not {_kind(model)}")
     if extra := sorted(model.keys() - {"type", "vocab", "merges", "ignore_merges"} - _NO_PARTS.keys()):
-        raise _refused(path, f"model.{_brief(extra[0])}")
+        raise _refused(path, f"model.{brief(extra[0])}")
     for name, expected in _NO_PARTS.items():
         if model.get(name, expected) not in (expected, "" if expected is None else expected):
-            raise _refused(path, f"model.{name} = {_brief(model[name])}")
+            raise _refused(path, f"model.{name} = {brief(model[name])}")
     if not isinstance(model.get("ignore_merges", False), bool):
-        raise _refused(path, f"model.ignore_merges = {_brief(model['ignore_merges'])}")
-    for name in ("truncation", "padding"):
-        if values.get(name) is not None:
-            raise _refused(path, f"{name} {_kind(values[name])}")
+        raise _refused(path, f"model.ignore_merges = {brief(model['ignore_merges'])}")
     for name in ("post_processor", "decoder"):
         if values.get(name) is not None and _kind(values[name]) != "ByteLevel" and not _adds_special(values[name]):
             raise _refused(path, f"{name} {_kind(values[name])}")
@@ -213,7 +227,7 @@ def _split(part: object, path: Path) -> Split:
     steps = part.get("pretokenizers") if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
     patterns = []
     if not isinstance(steps, list) or not steps:
-        raise _refused(path, f"pre_tokenizer {_brief(part)}")
+        raise _refused(path, f"pre_tokenizer {brief(part)}")
     for step in steps[:-1]:
         patterns.append(_pattern(step, path))
     last = steps[-1]
@@ -226,22 +240,22 @@ def _split(part: object, path: Path) -> Split:
     if not patterns:
         raise _refused(path, "pre_tokenizer ByteLevel without any split")
     for pattern in patterns:
-        _check_size(pattern, path)
+        check_pattern(pattern, path)
         try:
             _ = Split((pattern,)).rule or Split((pattern,)).compiled
         except (ValueError, RecursionError):
-            raise ValueError(f"{path}: {_brief(pattern)} is no regular expression that is understood") from None
+            raise ValueError(f"{path}: {brief(pattern)} is no regular expression that is understood") from None
     return Split(tuple(patterns))
 
 
-def _check_size(pattern: str, path: Path) -> None:
+def check_pattern(pattern: str, path: Path) -> None:
     """ValueError for a pattern that takes memory without end: what must repeat is written out when it is compiled, and
     a pattern that calls itself, which Hugging Face's engine writes otherwise, may never return."""
     repetitions = math.prod(max(1, int(count[:9])) for count in re.findall(r"\{\s*(\d+)", pattern))
     if len(pattern) > _LONGEST_PATTERN or repetitions > _MOST_REPETITIONS:
-        raise ValueError(f"{path}: {_brief(pattern)} is too large for a split")
+        raise ValueError(f"{path}: {brief(pattern)} is too large for a split")
     if re.search(r"(?<!\\)\(\?(?:R|&|P>|[+-]?\d)", pattern):
-        raise ValueError(f"{path}: {_brief(pattern)} calls itself, which is not supported")
+        raise ValueError(f"{path}: {brief(pattern)} calls itself, which is not supported")
 
 
 def _pattern(step: object, path: Path) -> str:
@@ -276,35 +290,28 @@ def _added_tokens(added: object, path: Path) -> tuple[dict[str, int], list[str]]
     for token in added if isinstance(added, list) else [] if added is None else [added]:
         content = token.get("content") if isinstance(token, dict) else token
         if not isinstance(token, dict) or not isinstance(content, str) or not isinstance(token.get("id"), int):
-            raise _refused(path, f"added token {_brief(content)}")
+            raise _refused(path, f"added token {brief(content)}")
         for flag in ("single_word", "lstrip", "rstrip"):
             if token.get(flag):
-                raise _refused(path, f"added token {_brief(content)} with {flag}")
+                raise _refused(path, f"added token {brief(content)} with {flag}")
         special[content] = token["id"]
         always += [] if token.get("special") else [content]
     return special, always
 
 
-def _end_token(path: Path, special: Mapping[str, int]) -> str | None:
-    """The end-of-document token: what tokenizer_config.json beside names, else the best known name."""
-    config = path.with_name("tokenizer_config.json")
-    try:
-        named = json.loads(config.read_bytes()).get("eos_token") if config.is_file() else None
-    except (ValueError, RecursionError, AttributeError):
-        raise ValueError(f"{config} is damaged: no JSON object") from None
-    named = named.get("content") if isinstance(named, dict) else named
-    return next((name for name in (named, *_END_NAMES) if isinstance(name, str) and name in special), None)
+class NotReadHereError(ValueError):
+    """A tokenizer.json with a part that another reader may understand."""
 
 
-def _refused(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: {what} is not supported")
+def _refused(path: Path, what: str) -> NotReadHereError:
+    return NotReadHereError(f"{path}: {what} is not supported")
 
 
 def _kind(part: object) -> str:
-    return _brief(part.get("type") if isinstance(part, dict) else part)
+    return brief(part.get("type") if isinstance(part, dict) else part)
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
     """One short line of what may be anything."""
     text = str(value) if isinstance(value, Exception) else " ".join(repr(value).strip("'").split())
     return text if len(text) < 100 else text[:97] + "..."

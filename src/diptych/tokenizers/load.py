@@ -11,12 +11,18 @@ from typing import Any
 from diptych.core.gguf import MAGIC
 from diptych.tokenizers.base import Tokenizer
 
-UNDERSTOOD = "a tokenizer.json, a .tiktoken file of ranks, a .gguf file, vocab.json with merges.txt, or a run folder"
+UNDERSTOOD = (
+    "a tokenizer.json, a .tiktoken file of ranks, a .gguf file, a tokenizer.model, vocab.json with merges.txt, "
+    "a vocab.txt, or a run folder"
+)
+MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.model")
+"""Names under which SentencePiece's files come."""
 
 
 def load_tokenizer(path: Path, split: str | None = None) -> Tokenizer:
     """Open a tokenizer: a tokenizer.json (of Hugging Face's `tokenizers` or ours), a rank file of tiktoken, a GGUF
-    file, or a folder with one of these or with vocab.json and merges.txt.
+    file, SentencePiece's tokenizer.model, BERT's vocab.txt, or a folder with one of these, with vocab.json and
+    merges.txt, or with Marian's source.spm, target.spm and vocab.json.
 
     split: where tokens end, by a name or a regular expression, for the files that do not say it; tokenizer.json always
     does. Raises FileNotFoundError where there is none, ValueError for a damaged file or one that is not understood.
@@ -35,6 +41,14 @@ def load_tokenizer(path: Path, split: str | None = None) -> Tokenizer:
         from diptych.tokenizers.gguf import read_gguf
 
         return read_gguf(path, split)
+    if path.name in MODELS:
+        from diptych.tokenizers.sentencepiece import read_model
+
+        return read_model(path)
+    if path.name == "vocab.txt":
+        from diptych.tokenizers.bert import read_vocabulary
+
+        return read_vocabulary(path)
     if not start.lstrip().startswith(b"{"):
         raise ValueError(f"{path} is no tokenizer: it holds no JSON object; understood are {UNDERSTOOD}")
     return _from_json(path)
@@ -47,6 +61,13 @@ def _in_folder(folder: Path, split: str | None) -> Tokenizer:
         from diptych.tokenizers.gpt2_files import read_files
 
         return read_files(folder, split)
+    if all((folder / name).is_file() for name in ("source.spm", "target.spm", "vocab.json")):
+        from diptych.tokenizers.marian import read_folder
+
+        return read_folder(folder)
+    for name in (*MODELS, "vocab.txt"):
+        if (folder / name).is_file():
+            return load_tokenizer(folder / name, split)
     found = sorted(file for file in folder.iterdir() if file.suffix in (".tiktoken", ".gguf"))
     if len(found) > 1:
         raise ValueError(f"{folder} holds several tokenizers; name one, for example {found[0]}")
@@ -64,28 +85,48 @@ def _from_json(path: Path) -> Tokenizer:
         case {"diptych": kind}:
             return _own(kind, values, path)
         case {"model": {"type": "WordPiece" | "Unigram"}}:
-            from diptych.tokenizers.subword import read
+            from diptych.tokenizers import library, subword
 
-            return read(values, path)
+            return subword.read(values, path) if subword.is_written_here(values) else library.read(values, path)
         case {"model": dict()}:
-            from diptych.tokenizers.hugging_face import read as read_bpe
-
-            return read_bpe(values, path)
+            return _pairs_or_other(values, path)
         case _:
             raise ValueError(f"{path} is no tokenizer: the JSON object has no model; understood are {UNDERSTOOD}")
+
+
+def _pairs_or_other(values: dict[str, Any], path: Path) -> Tokenizer:
+    """Byte-level byte-pair encoding by the loops here, whatever else there is by Hugging Face's library."""
+    from diptych.tokenizers import hugging_face
+
+    try:
+        return hugging_face.read(values, path)
+    except hugging_face.NotReadHereError as error:
+        refusal = str(error)
+    from diptych.tokenizers import library
+
+    try:
+        return library.read(values, path)
+    except (ValueError, ModuleNotFoundError) as error:
+        remedy = type(error)
+        raise remedy(f"{refusal}; {str(error).removeprefix(f'{path} is not read: ')}") from None
 
 
 def _own(kind: object, values: dict[str, Any], path: Path) -> Tokenizer:
     """The tokenizers that only this project has."""
     from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
+    from diptych.tokenizers.vocabulary import special_names
 
     match kind, values:
         case "byte", _:
-            return ByteTokenizer()
+            return _undamaged(lambda: ByteTokenizer(special_names(values)), path)
         case "character", {"alphabet": str(alphabet)}:
-            return _undamaged(lambda: CharacterTokenizer(alphabet), path)
+            return _undamaged(lambda: CharacterTokenizer(alphabet, special_names(values)), path)
         case "word", {"words": list(words)} if all(isinstance(word, str) for word in words):
-            return _undamaged(lambda: WordTokenizer(words), path)
+            return _undamaged(lambda: WordTokenizer(words, special_names(values)), path)
+        case "marian", _:
+            from diptych.tokenizers.marian import from_json as marian
+
+            return marian(values, path)
         case "sennrich", _:
             from diptych.tokenizers.sennrich import from_json
 

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from diptych.core.events import Handler, Message, ignore
 from diptych.core.files import write_text
-from diptych.tokenizers.base import EOS, Ids
+from diptych.tokenizers.base import Ids, utf8
 from diptych.tokenizers.bpe import merge_table
 from diptych.tokenizers.bpe_training import MEMORY, count_texts, first_bytes, merge_pairs
 from diptych.tokenizers.counts import ChunkCounts
 from diptych.tokenizers.engine import ChunkEncoder
 from diptych.tokenizers.kernels.merging import EDGE, FIRST_PLACE
 from diptych.tokenizers.splitting import Split
-from diptych.tokenizers.vocabulary import VocabularyOfBytes
+from diptych.tokenizers.vocabulary import VocabularyOfBytes, numbered, special_names
 
 END = "</w>"
 """The end-of-word mark as the paper writes it."""
@@ -44,11 +44,11 @@ class SennrichTokenizer(VocabularyOfBytes):
     """Byte-pair encoding of the characters of words.
 
     alphabet: the characters of several bytes that are symbols; those of one byte always are. merges: pairs of strings
-    in the order of the training, the end-of-word mark written as a space. Raises ValueError for a merge of what is no
-    symbol.
+    in the order of the training, the end-of-word mark written as a space. special_tokens: those besides the end of
+    document. Raises ValueError for a merge of what is no symbol.
     """
 
-    def __init__(self, alphabet: str, merges: Sequence[Merge]) -> None:
+    def __init__(self, alphabet: str, merges: Sequence[Merge], special_tokens: Sequence[str] = ()) -> None:
         pieces, pairs = _characters(alphabet)
         self.alphabet, self.merges = alphabet, [(left, right) for left, right in merges]
         ids = {piece: token for token, piece in enumerate(pieces)}
@@ -61,7 +61,8 @@ class SennrichTokenizer(VocabularyOfBytes):
             if joined not in ids:
                 ids[joined] = len(pieces)
                 pieces.append(joined)
-        super().__init__([*pieces, EOS.encode()], {EOS: len(pieces)})
+        special = numbered(len(pieces), special_tokens)
+        super().__init__([*pieces, *map(utf8, special)], special)
         self._encoder = ChunkEncoder(pieces, merge_table(pairs, pieces), Split.named("words"), whole_pieces=False)
 
     def encode_ordinary(self, text: str) -> Ids:
@@ -84,14 +85,16 @@ class SennrichTokenizer(VocabularyOfBytes):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
-        values = {"diptych": "sennrich", "alphabet": self.alphabet, "merges": self.merges}
+        values: dict[str, Any] = {"diptych": "sennrich", "alphabet": self.alphabet, "merges": self.merges}
+        if names := list(self.special_tokens)[1:]:
+            values["special_tokens"] = names
         write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def from_json(values: Mapping[str, Any], path: Path) -> SennrichTokenizer:
     """The tokenizer of a parsed tokenizer.json. Raises ValueError for a damaged one."""
     try:
-        return SennrichTokenizer(values["alphabet"], values["merges"])
+        return SennrichTokenizer(values["alphabet"], values["merges"], special_names(values))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: its alphabet and merges do not fit together ({error})") from None
 
@@ -126,6 +129,7 @@ def train_sennrich(
     on_event: Handler = ignore,
     *,
     memory: int = MEMORY,
+    special_tokens: Sequence[str] = (),
 ) -> SennrichTokenizer:
     """Learn merges of characters within words until there are `vocab_size` tokens.
 
@@ -138,11 +142,12 @@ def train_sennrich(
     codes, chunk_of = _codes(counts)
     alphabet = "".join(map(chr, np.unique(codes[codes >= 0x80]).tolist()))
     pieces, _ = _characters(alphabet)
-    n_learnt = vocab_size - 1
+    n_special = len(numbered(0, special_tokens))
+    n_learnt = vocab_size - n_special
     if n_learnt < len(pieces):
         raise ValueError(
             f"a vocabulary of {vocab_size} has no room for the 256 bytes and {len(alphabet)} characters of this text; "
-            f"it needs at least {len(pieces) + 1} tokens"
+            f"it needs at least {len(pieces) + n_special} tokens"
         )
     ids = {piece: token for token, piece in enumerate(pieces)}
     symbols = np.arange(0x110000 if alphabet else 0x80, dtype=np.int32)
@@ -157,10 +162,9 @@ def train_sennrich(
         pieces.append(pieces[left] + pieces[right])
         merges.append((pieces[left].decode(), pieces[right].decode()))
     if len(pieces) < n_learnt:
-        on_event(
-            Message(text=f"every word is one token: the vocabulary has {len(pieces) + 1} tokens, not {vocab_size}")
-        )
-    return SennrichTokenizer(alphabet, merges)
+        size = len(pieces) + n_special
+        on_event(Message(text=f"every word is one token: the vocabulary has {size} tokens, not {vocab_size}"))
+    return SennrichTokenizer(alphabet, merges, special_tokens)
 
 
 def _codes(counts: ChunkCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

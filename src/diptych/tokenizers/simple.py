@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from diptych.core.files import write_text
-from diptych.tokenizers.base import BYTES, EOS, Ids, utf8
+from diptych.tokenizers.base import BYTES, Ids, utf8
 from diptych.tokenizers.engine import ChunkEncoder, MergeTable
 from diptych.tokenizers.splitting import Split
-from diptych.tokenizers.vocabulary import VocabularyOfBytes
+from diptych.tokenizers.vocabulary import VocabularyOfBytes, numbered
 
 
 @final
 class ByteTokenizer(VocabularyOfBytes):
-    """Token i is byte i; 256 ends a document."""
+    """Token i is byte i; 256 ends a document, and further special tokens follow."""
 
-    def __init__(self) -> None:
-        super().__init__([*BYTES, EOS.encode()], {EOS: 256})
+    def __init__(self, special_tokens: Sequence[str] = ()) -> None:
+        special = numbered(256, special_tokens)
+        super().__init__([*BYTES, *map(utf8, special)], special)
 
     def encode_ordinary(self, text: str) -> Ids:
         """One token a UTF-8 byte."""
@@ -29,24 +30,26 @@ class ByteTokenizer(VocabularyOfBytes):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
-        write_text(path, json.dumps({"diptych": "byte"}) + "\n")
+        _write(self, path, {"diptych": "byte"})
 
 
 @final
 class CharacterTokenizer(VocabularyOfBytes):
     """One token a character of `alphabet`; characters outside it fall back to their bytes, tokens 0 to 255.
 
-    Raises ValueError for an alphabet that names a character twice, or half of one (a surrogate).
+    special_tokens: those besides the end of document. Raises ValueError for an alphabet that names a character twice,
+    or half of one (a surrogate).
     """
 
-    def __init__(self, alphabet: str) -> None:
+    def __init__(self, alphabet: str, special_tokens: Sequence[str] = ()) -> None:
         if len(set(alphabet)) < len(alphabet):
             raise ValueError("the alphabet names a character twice")
         if any("\ud800" <= character <= "\udfff" for character in alphabet):
             raise ValueError("the alphabet holds a surrogate, which is no character")
         self.alphabet = alphabet
-        pieces = [*BYTES, *map(utf8, alphabet), EOS.encode()]
-        super().__init__(pieces, {EOS: len(pieces) - 1})
+        pieces = [*BYTES, *map(utf8, alphabet)]
+        special = numbered(len(pieces), special_tokens)
+        super().__init__([*pieces, *map(utf8, special)], special)
         self._ids = np.full(max(map(ord, alphabet), default=0) + 2, -1, np.int32)
         self._ids[[ord(character) for character in alphabet]] = np.arange(256, 256 + len(alphabet))
 
@@ -66,23 +69,24 @@ class CharacterTokenizer(VocabularyOfBytes):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
-        write_text(path, json.dumps({"diptych": "character", "alphabet": self.alphabet}, ensure_ascii=False) + "\n")
+        _write(self, path, {"diptych": "character", "alphabet": self.alphabet})
 
 
 @final
 class WordTokenizer(VocabularyOfBytes):
     """One token a word of `words`, the space before it included; words outside it fall back to their bytes.
 
-    A word is a chunk of GPT-2's split: letters, digits, other signs, or white space. Raises ValueError for a word that
-    stands twice.
+    A word is a chunk of GPT-2's split: letters, digits, other signs, or white space. special_tokens: those besides the
+    end of document. Raises ValueError for a word that stands twice.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], special_tokens: Sequence[str] = ()) -> None:
         if len(set(words)) < len(words) or "" in words:
             raise ValueError("the vocabulary names a word twice, or an empty one")
         self.words = list(words)
         pieces = [*BYTES, *map(utf8, words)]
-        super().__init__([*pieces, EOS.encode()], {EOS: len(pieces)})
+        special = numbered(len(pieces), special_tokens)
+        super().__init__([*pieces, *map(utf8, special)], special)
         nothing = np.empty(0, np.int32)
         no_merges = MergeTable(nothing, nothing, nothing, nothing)
         self._encoder = ChunkEncoder(pieces, no_merges, Split.named("gpt2"), whole_pieces=True)
@@ -97,4 +101,11 @@ class WordTokenizer(VocabularyOfBytes):
 
     def save(self, path: Path) -> None:
         """Write tokenizer.json."""
-        write_text(path, json.dumps({"diptych": "word", "words": self.words}, ensure_ascii=False) + "\n")
+        _write(self, path, {"diptych": "word", "words": self.words})
+
+
+def _write(tokenizer: VocabularyOfBytes, path: Path, values: dict[str, Any]) -> None:
+    """Write tokenizer.json; the special tokens are named where there are more than the end of document."""
+    names = list(tokenizer.special_tokens)[1:]
+    values |= {"special_tokens": names} if names else {}
+    write_text(path, json.dumps(values, ensure_ascii=False) + "\n")

@@ -10,15 +10,24 @@ from diptych.tokenizers.base import Tokenizer
 
 @final
 class StreamDecoder:
-    """Turns tokens into text one by one, never emitting half a UTF-8 character."""
+    """Turns tokens into text one by one, never emitting half a UTF-8 character.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    continues: whether text stands before, after which a tokenizer that puts a space before texts shows that of the
+    first token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, continues: bool = False) -> None:
         self.tokenizer = tokenizer
+        self.drops_space = tokenizer.drops_space and not continues
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that is certain after one more token; may be empty."""
-        return self.decoder.decode(self.tokenizer.token_bytes(token))
+        piece = self.tokenizer.token_bytes(token)
+        if self.drops_space and piece:
+            self.drops_space = False
+            piece = piece.removeprefix(b" ")
+        return self.decoder.decode(piece)
 
     def finish(self) -> str:
         """What is left: an unfinished character becomes U+FFFD."""

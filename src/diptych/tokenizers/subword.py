@@ -18,7 +18,6 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -28,16 +27,14 @@ from diptych.core.events import Handler, Message, Progressed, ignore
 from diptych.core.files import write_text
 from diptych.tokenizers.base import EOS, Ids, utf8
 from diptych.tokenizers.letters import BYTE_TO_LETTER, from_letters
-from diptych.tokenizers.vocabulary import VocabularyOfBytes
+from diptych.tokenizers.library import encode_slabs, import_library
+from diptych.tokenizers.vocabulary import VocabularyOfBytes, numbered
 
 MARK = "##"
 """What begins a WordPiece token that continues a word (Devlin et al. 2019)."""
 
 LONGEST = 48
 """Letters of a word that are looked at together: a multiple of the 2, 3 or 4 that a character takes."""
-
-TEXTS = 256
-"""Texts that the library gets at a time: it answers with objects many times their size."""
 
 _CUT = f"#|[^#]{{1,{LONGEST}}}"
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -49,12 +46,15 @@ _UNMARKED = {"type": "Replace", "pattern": {"Regex": f"^{MARK}"}, "content": ""}
 class SubwordTokenizer(VocabularyOfBytes):
     """WordPiece, or unigram where there are scores.
 
-    entries: the tokens but the special one, in the letters of bytes, those of WordPiece that continue a word with
-    `##` before them. scores: natural logarithms of their probabilities; None: WordPiece. Raises ValueError for
-    entries that are no bytes, stand twice, or leave out a byte; ModuleNotFoundError without the library.
+    entries: the tokens but the special ones, in the letters of bytes, those of WordPiece that continue a word with
+    `##` before them. scores: natural logarithms of their probabilities; None: WordPiece. special_tokens: those besides
+    the end of document. Raises ValueError for entries that are no bytes, stand twice, or leave out a byte;
+    ModuleNotFoundError without the library.
     """
 
-    def __init__(self, entries: Sequence[str], scores: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[str], scores: Sequence[float] | None = None, special_tokens: Sequence[str] = ()
+    ) -> None:
         self.entries, self.scores = list(entries), None if scores is None else list(scores)
         if len(set(entries)) < len(entries):
             raise ValueError("the vocabulary names a token twice")
@@ -63,7 +63,8 @@ class SubwordTokenizer(VocabularyOfBytes):
             raise ValueError(f"the vocabulary lacks the byte {min(missing)!r}")
         marks = scores is None
         pieces = [from_entry(entry, marks=marks) for entry in entries]
-        super().__init__([*pieces, EOS.encode()], {EOS: len(pieces)})
+        special = numbered(len(pieces), special_tokens)
+        super().__init__([*pieces, *map(utf8, special)], special)
         self._library = _library_tokenizer(self.entries, self.scores)
 
     def encode_ordinary(self, text: str) -> Ids:
@@ -72,21 +73,16 @@ class SubwordTokenizer(VocabularyOfBytes):
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Ids of each text, on all cores unless the library is told otherwise."""
-        found: list[Ids] = []
-        rest = iter(texts)
-        while slab := [utf8(text).decode() for text in islice(rest, TEXTS)]:
-            encoded = self._library.encode_batch_fast(slab, add_special_tokens=False)
-            found += [np.array(each.ids, np.int32) for each in encoded]
-        return found
+        return list(encode_slabs(self._library, texts))
 
     def save(self, path: Path) -> None:
         """Write a tokenizer.json that the library loads with the same ids."""
-        special = {"id": len(self.entries), "content": EOS, "single_word": False, "lstrip": False, "rstrip": False}
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         values = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{**special, "normalized": False, "special": True}],
+            "added_tokens": [{"id": token, "content": name, **flags} for name, token in self.special_tokens.items()],
             **_parts(self.scores is None),
             "model": json.loads(self._library.to_str())["model"],
         }
@@ -104,17 +100,17 @@ def from_entry(entry: str, *, marks: bool) -> bytes:
     raise ValueError(f"token {entry[:60]!r} is not written in the letters of bytes")
 
 
+def is_written_here(values: dict[str, Any]) -> bool:
+    """Whether a parsed tokenizer.json of WordPiece or unigram has the byte-level form that loses no text."""
+    parts = _parts(values["model"]["type"] == "WordPiece")
+    return all(values.get(name) == part for name, part in parts.items())
+
+
 def read(values: dict[str, Any], path: Path) -> SubwordTokenizer:
-    """The tokenizer of a parsed tokenizer.json in the form that is written here. Raises ValueError for any other."""
+    """The tokenizer of a parsed tokenizer.json in the form that is written here. Raises ValueError for damage."""
     model = values["model"]
     kind = model["type"]
     marks = kind == "WordPiece"
-    for name, part in _parts(marks).items():
-        if values.get(name) != part:
-            raise ValueError(
-                f"{path}: {kind} is read only in the byte-level form that diptych writes, which loses no text; "
-                f"{name} is another one here"
-            )
     vocab = model.get("vocab")
     try:
         if marks and isinstance(vocab, dict):
@@ -125,9 +121,17 @@ def read(values: dict[str, Any], path: Path) -> SubwordTokenizer:
             entries, scores = [entry for entry, _ in vocab], [float(score) for _, score in vocab]
             if not all(isinstance(entry, str) for entry in entries) or not all(map(math.isfinite, scores)):
                 raise ValueError("an entry is no token with a score")
-        return SubwordTokenizer(entries, scores)
+        return SubwordTokenizer(entries, scores, _special(values, len(entries)))
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: no {kind} vocabulary ({' '.join(str(error).split())[:100]})") from None
+
+
+def _special(values: dict[str, Any], first: int) -> list[str]:
+    """The special tokens besides the end of document, which follow the vocabulary and it."""
+    found = {token["content"]: token["id"] for token in values.get("added_tokens") or [{"content": EOS, "id": first}]}
+    if found != numbered(first, names := [name for name in found if name != EOS]):
+        raise ValueError("the special tokens do not follow the vocabulary")
+    return names
 
 
 def _parts(marks: bool) -> dict[str, Any]:
@@ -137,18 +141,8 @@ def _parts(marks: bool) -> dict[str, Any]:
     return {"normalizer": None, "pre_tokenizer": pre_tokenizer, "post_processor": None, "decoder": decoder}
 
 
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "WordPiece and unigram need Hugging Face's tokenizers; pip install 'diptych[subword]'"
-        ) from None
-    return tokenizers
-
-
 def _empty_tokenizer(model: Any) -> Any:
-    library = _library()
+    library = import_library()
     tokenizer = library.Tokenizer(model)
     byte_level = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     cut = library.pre_tokenizers.Split(library.Regex(_CUT), "isolated")
@@ -157,7 +151,7 @@ def _empty_tokenizer(model: Any) -> Any:
 
 
 def _library_tokenizer(entries: list[str], scores: list[float] | None) -> Any:
-    models = _library().models
+    models = import_library().models
     if scores is not None:
         return _empty_tokenizer(models.Unigram(list(zip(entries, scores, strict=True))))
     vocab = {entry: token for token, entry in enumerate(entries)}
@@ -166,37 +160,42 @@ def _library_tokenizer(entries: list[str], scores: list[float] | None) -> Any:
     )
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, on_event: Handler = ignore) -> SubwordTokenizer:
-    """Learn `vocab_size` tokens, special one included, by the library's trainer: the most frequent pair of tokens is
+def train_wordpiece(
+    texts: Iterable[str], vocab_size: int, on_event: Handler = ignore, special_tokens: Sequence[str] = ()
+) -> SubwordTokenizer:
+    """Learn `vocab_size` tokens, special ones included, by the library's trainer: the most frequent pair of tokens is
     joined, again and again. Raises ValueError for an empty text or a vocabulary without room for the bytes."""
     letters = sorted(BYTE_TO_LETTER)
     # As special tokens they get their ids before the library meets the words, whose order is random there.
     alphabet = [*letters, *(MARK + letter for letter in letters)]
-    _check_size(vocab_size, len(alphabet) + 1)
-    library = _library()
+    n_learnt = _n_learnt(vocab_size, len(alphabet), special_tokens)
+    library = import_library()
     trainer = library.trainers.WordPieceTrainer(
-        vocab_size=vocab_size - 1, special_tokens=alphabet, continuing_subword_prefix=MARK, show_progress=False
+        vocab_size=n_learnt, special_tokens=alphabet, continuing_subword_prefix=MARK, show_progress=False
     )
     tokenizer = _empty_tokenizer(library.models.WordPiece(unk_token="[UNK]"))
     vocab = _train(tokenizer, trainer, texts, on_event)
-    return _announced(SubwordTokenizer(sorted(vocab, key=vocab.__getitem__)), vocab_size, on_event)
+    made = SubwordTokenizer(sorted(vocab, key=vocab.__getitem__), None, special_tokens)
+    return _announced(made, vocab_size, on_event)
 
 
-def train_unigram(texts: Iterable[str], vocab_size: int, on_event: Handler = ignore) -> SubwordTokenizer:
-    """Learn `vocab_size` tokens, special one included, by the library's trainer: expectation maximization from all
+def train_unigram(
+    texts: Iterable[str], vocab_size: int, on_event: Handler = ignore, special_tokens: Sequence[str] = ()
+) -> SubwordTokenizer:
+    """Learn `vocab_size` tokens, special ones included, by the library's trainer: expectation maximization from all
     frequent strings, the least useful of which are left out (Kudo 2018, section 3.2).
 
     Scores are rounded to a millionth, since the library adds them up in an order that changes from run to run. Raises
     ValueError for an empty text or a vocabulary without room for the bytes.
     """
-    _check_size(vocab_size, 257)
-    library = _library()
+    n_learnt = _n_learnt(vocab_size, 256, special_tokens)
+    library = import_library()
     trainer = library.trainers.UnigramTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=sorted(BYTE_TO_LETTER), show_progress=False
+        vocab_size=n_learnt, initial_alphabet=sorted(BYTE_TO_LETTER), show_progress=False
     )
     vocab = _train(_empty_tokenizer(library.models.Unigram()), trainer, texts, on_event)
-    scores = _in_fixed_order(vocab, vocab_size - 1)
-    return _announced(SubwordTokenizer([*scores], [*scores.values()]), vocab_size, on_event)
+    scores = _in_fixed_order(vocab, n_learnt)
+    return _announced(SubwordTokenizer([*scores], [*scores.values()], special_tokens), vocab_size, on_event)
 
 
 def _in_fixed_order(vocab: list[tuple[str, float]], size: int) -> dict[str, float]:
@@ -216,9 +215,14 @@ def _in_fixed_order(vocab: list[tuple[str, float]], size: int) -> dict[str, floa
     return {entry: scores[entry] for entry in ranked if entry in kept}
 
 
-def _check_size(vocab_size: int, least: int) -> None:
-    if vocab_size < least:
-        raise ValueError(f"this vocabulary needs at least {least} tokens for the bytes and the special one")
+def _n_learnt(vocab_size: int, n_bytes: int, special_tokens: Sequence[str]) -> int:
+    """How many tokens are no special ones. Raises ValueError for a vocabulary without room for the bytes."""
+    n_special = len(numbered(0, special_tokens))
+    if vocab_size < n_bytes + n_special:
+        raise ValueError(
+            f"this vocabulary needs at least {n_bytes + n_special} tokens for the bytes and {n_special} special"
+        )
+    return vocab_size - n_special
 
 
 def _announced(tokenizer: SubwordTokenizer, wanted: int, on_event: Handler) -> SubwordTokenizer:

@@ -20,6 +20,25 @@ FEW = 256
 """Ids of which a list is made as quickly without numbers that are kept."""
 
 
+def numbered(first: int, others: Iterable[str] = ()) -> dict[str, int]:
+    """Special tokens with their ids from `first` on: the end of document, then the others.
+
+    Raises ValueError for a name that is empty or stands twice.
+    """
+    names = [EOS, *others]
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError(f"the special tokens {', '.join(map(repr, names))} hold an empty name or one twice")
+    return {name: first + place for place, name in enumerate(names)}
+
+
+def special_names(values: Mapping[str, Any]) -> list[str]:
+    """The special tokens besides the end of document that a file of ours names. Raises ValueError for what is none."""
+    names = values.get("special_tokens", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its special_tokens are no list of names")
+    return names
+
+
 class VocabularyOfBytes(ABC):
     """Tokens and their bytes; subclasses say how ordinary text is encoded.
 
@@ -42,7 +61,8 @@ class VocabularyOfBytes(ABC):
             if not name or not 0 <= token < len(self.pieces) or self.pieces[token] != name.encode():
                 raise ValueError(f"special token {name!r} does not stand at id {token} of the vocabulary")
         self._special_tokens = dict(special_tokens)
-        self._eos, self._bos = eos, bos
+        self.eos, self.bos = eos, bos
+        self.drops_space = False
         self.always = self._names(tuple(always))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,15 +77,15 @@ class VocabularyOfBytes(ABC):
     @property
     def eos_id(self) -> int:
         """The token that closes a document. Raises ValueError where the tokenizer has none."""
-        if self._eos is None or self._eos not in self._special_tokens:
+        if self.eos is None or self.eos not in self._special_tokens:
             known = ", ".join(self._special_tokens) or "none"
             raise ValueError(f"the tokenizer names no end-of-document token (its special tokens: {known})")
-        return self._special_tokens[self._eos]
+        return self._special_tokens[self.eos]
 
     @property
     def opening_id(self) -> int:
         """The token that stands before a document: that of its beginning where there is one, else `eos_id`."""
-        return self.eos_id if self._bos is None else self._special_tokens[self._bos]
+        return self.eos_id if self.bos is None else self._special_tokens[self.bos]
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
@@ -99,7 +119,8 @@ class VocabularyOfBytes(ABC):
             raise ValueError(f"token id {token} does not stand in the vocabulary of {len(self.pieces)}")
         out = np.empty(size + 8, np.uint8)
         join_pieces(tokens, pieces, offsets, out)
-        return out[:size]
+        begins_with_space = self.drops_space and size > 0 and out[0] == ord(" ")
+        return out[1:size] if begins_with_space else out[:size]
 
     def _row(self, ids: Sequence[int] | Ids) -> Ids:
         """The ids as a row that the compiled loops take; ids outside the vocabulary stay outside."""
@@ -144,13 +165,17 @@ class VocabularyOfBytes(ABC):
             return self.encode_ordinary(text)
         allowed = self._names(allowed_special) | self.always
         disallowed = self._names(disallowed_special) - (allowed if disallowed_special == "all" else set())
-        if disallowed and (found := _any_of(disallowed).search(text)):
+        if disallowed and (found := any_of(disallowed).search(text)):
             raise ValueError(
                 f"the text holds the special token {found.group()!r} at character {found.start()}; allow it, "
                 "or encode it as ordinary text"
             )
+        return self.encode_with(text, allowed)
+
+    def encode_with(self, text: str, allowed: Collection[str]) -> Ids:
+        """Ids of the text, in which the allowed names are special tokens and all others ordinary text."""
         parts, last = [], 0
-        for match in _any_of(allowed).finditer(text) if allowed else ():
+        for match in any_of(allowed).finditer(text) if allowed else ():
             parts += [self.encode_ordinary(text[last : match.start()])]
             parts += [np.array([self._special_tokens[match.group()]], np.int32)]
             last = match.end()
@@ -181,6 +206,6 @@ class VocabularyOfBytes(ABC):
         return [self.encode(text) for text in texts]
 
 
-def _any_of(names: set[str]) -> re.Pattern[str]:
+def any_of(names: Collection[str]) -> re.Pattern[str]:
     """The longest of several names that begin at one place."""
     return re.compile("|".join(re.escape(name) for name in sorted(names, key=lambda n: (-len(n), n))))

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 
 from diptych.core.events import Handler, Message
-from diptych.models.language_model import LanguageModel
+from diptych.models.network import Network
+from diptych.nn.block import Block
 
 
 def worth_compiling(choice: Literal["auto", "on", "off"], device: torch.device, on_event: Handler) -> bool:
@@ -27,10 +28,13 @@ def worth_compiling(choice: Literal["auto", "on", "off"], device: torch.device, 
     return True
 
 
-def compile_blocks(model: LanguageModel) -> None:
+def compile_blocks(model: Network) -> None:
     """Compile the blocks in place."""
-    for block in model.blocks:
-        block.compile(dynamic=False)
+    # Pairs come in many widths; one compilation serves all of them, at the price of some speed.
+    dynamic = model.config.n_encoder_layers > 0
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=dynamic)
 
 
 @cache

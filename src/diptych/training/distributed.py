@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.random import Rng
 from diptych.core.types import Batch, Loss, Objective
-from diptych.models.language_model import LanguageModel
+from diptych.models.network import Network
+from diptych.nn.block import Block
 
 
 @final
@@ -85,7 +86,7 @@ def joined(device_name: str) -> Iterator[World]:
 class LossModule(nn.Module):
     """An objective's loss on a network as one module, which is what the engines wrap."""
 
-    def __init__(self, model: LanguageModel, objective: Objective) -> None:
+    def __init__(self, model: Network, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -101,8 +102,9 @@ def distribute(module: LossModule, world: World, engine: Literal["auto", "ddp", 
         return module
     if engine == "fsdp":
         mesh = init_device_mesh(world.device.type, (world.size,))
-        for block in module.model.blocks:
-            fully_shard(block, mesh=mesh)
+        for block in module.model.modules():
+            if isinstance(block, Block):
+                fully_shard(block, mesh=mesh)
         return fully_shard(module, mesh=mesh)
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=device_ids)

@@ -14,13 +14,13 @@ from diptych.training.optimizers import place, whole
 
 @final
 class MovingAverage:
-    """Exponential moving average of the parameters (Polyak and Juditsky 1992), updated once a step."""
+    """Exponential moving average of the parameters that learn (Polyak and Juditsky 1992), updated once a step."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"train.ema_decay={decay} lies outside (0, 1)")
         self.decay = decay
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()

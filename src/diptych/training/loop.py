@@ -12,18 +12,20 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import final
 
 import torch
 
+from diptych.checkpoints.adapter import Adapter, describe_adapter, save_adapter
 from diptych.checkpoints.run_folder import save_weights
 from diptych.core.events import Ended, Evaluated, Handler, Saved, Started, Stepped
 from diptych.core.interrupts import interruptible
 from diptych.core.random import Rng, derive_seed
 from diptych.core.types import Batch
-from diptych.data.stream import SequenceStream
-from diptych.models.cost import training_flops_per_token
-from diptych.models.language_model import LanguageModel
+from diptych.data.stream import Stream
+from diptych.models.lora import adapted_flops_per_token
+from diptych.models.network import Network
 from diptych.training.compilation import compile_blocks, worth_compiling
 from diptych.training.distributed import LossModule, World, distribute, loss_of, without_sync
 from diptych.training.ema import MovingAverage
@@ -42,7 +44,7 @@ class Trainer:
         self.run, self.world, self.on_event = experiment.run, world, on_event
         self.experiment = experiment
         self.steps = self.run.train.steps
-        self.model: LanguageModel = experiment.model.to(world.device)
+        self.model: Network = experiment.model.to(world.device)
         self.model.checkpoint_activations = self.run.train.checkpoint_activations
         self.counters = Counters()
         self.rng = Rng(self.run.train.seed)
@@ -50,9 +52,11 @@ class Trainer:
         compiled = worth_compiling(self.run.train.compile, self.device, on_event)
         if compiled:
             compile_blocks(self.model)
-        objective = build_objective(self.run, compiled=compiled)
+        objective = build_objective(self.run, experiment.tokenizer, compiled=compiled)
+        self.adapter = self._adapter()  # while its base is whole
         self.wrapped = distribute(LossModule(self.model, objective), world, self.run.train.distributed)
-        self.parameters: list[torch.Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        self.learnt = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters: list[torch.Tensor] = list(self.learnt.values())
         self.optimizer = Optimizer(self.model, self.run.optim)
         decay = self.run.train.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
@@ -66,7 +70,7 @@ class Trainer:
             return
         self.counters = state.counters
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self.learnt.items():
                 place(parameter, state.model[name])
         self.optimizer.load_state(state.optimizer)
         if self.average is not None:
@@ -79,12 +83,13 @@ class Trainer:
         batch = stream.batch(step, config.batch_size, self.world.rank, self.world.size).to(self.device)
         torch.manual_seed(derive_seed(config.seed, "dropout", step, self.world.rank))
         total, count = self._backward(batch, self.rng.fold("step", step))
-        sums = self.world.sums([total, count, batch.n_bytes, batch.x[:, 1:].numel()])
-        loss = sums[0] / sums[1]
+        sums = self.world.sums([total, count, self._bytes(batch), batch.x[:, 1:].numel()])
+        terms = max(1.0, sums[1])  # a step of nothing to predict moves nothing
+        loss = sums[0] / terms
         if not math.isfinite(loss):
             raise ValueError(self._diverged(step, loss))
         # The engines average over ranks; the sum over ranks is wanted, divided by the number of terms.
-        norm = clip_and_scale(self.parameters, self.world.size / sums[1], self.run.optim.clip_norm)
+        norm = clip_and_scale(self.parameters, self.world.size / terms, self.run.optim.clip_norm)
         if not math.isfinite(norm):
             raise ValueError(self._diverged(step, norm))
         factor = lr_factor(step, self.steps, self.run.optim)
@@ -134,7 +139,7 @@ class Trainer:
 
     def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
         counters = self.counters
-        flops = training_flops_per_token(self.model.config, self.run.data.sequence_length)
+        flops = adapted_flops_per_token(self.model, self.run.data.sequence_length)
         self.on_event(
             Stepped(
                 step=counters.step,
@@ -172,11 +177,24 @@ class Trainer:
             loss, bits = self._heldout_loss()
             best = self.counters.best_loss is None or loss < self.counters.best_loss
             if best:
-                weights = collect((name, whole(p)) for name, p in self.model.named_parameters())
+                weights = collect((name, whole(p)) for name, p in self.learnt.items())
                 self.counters = Counters(**{**vars(self.counters), "best_loss": loss})
                 if self.world.first:
-                    save_weights(weights, self.model.config, self.experiment.out)
+                    self._keep(weights)
         self.on_event(Evaluated(step=self.counters.step, loss=loss, bits_per_byte=bits, best=best))
+
+    def _keep(self, weights: dict[str, torch.Tensor]) -> None:
+        """Make these weights, or this update of those that the run began with, what the run folder offers."""
+        config, out = self.model.config, self.experiment.out
+        if self.adapter is None:
+            save_weights(weights, config, out)
+        else:
+            save_adapter(weights, self.adapter, config, out)
+
+    def _adapter(self) -> Adapter | None:
+        if self.run.lora is None or self.run.init is None:
+            return None
+        return describe_adapter(self.model, self.run.lora, Path(self.run.init))
 
     def _heldout_loss(self) -> tuple[float, float | None]:
         stream, size = self.experiment.heldout, self.world.size
@@ -188,18 +206,22 @@ class Trainer:
             for batch in _batches(stream, rows, self.micro_batch, self.world):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loss = loss_of(self.wrapped, batch.to(self.device), self.rng.fold("evaluation"))
-                total, count, n_bytes = total + float(loss.total), count + loss.count, n_bytes + batch.n_bytes
+                total, count, n_bytes = total + float(loss.total), count + loss.count, n_bytes + self._bytes(batch)
         if isinstance(self.wrapped, torch.distributed.fsdp.FSDPModule):
             # Only a backward pass lets go of the root's gathered weights, and these may be the average's.
             self.wrapped.reshard()
         total, terms, length = self.world.sums([total, count, n_bytes])
-        return total / terms, total / math.log(2) / length if length else None
+        return total / max(1.0, terms), total / math.log(2) / length if length else None
+
+    def _bytes(self, batch: Batch) -> int:
+        """Bytes of text that the loss is the likelihood of; a loss at masked words is the likelihood of none."""
+        return batch.n_bytes if self.run.objective == "autoregressive" else 0
 
     def save(self) -> None:
         """Write a checkpoint from which the run goes on exactly."""
         state = TrainingState(
             counters=self.counters,
-            model=collect((name, whole(p)) for name, p in self.model.named_parameters()),
+            model=collect((name, whole(p)) for name, p in self.learnt.items()),
             optimizer=collect(self.optimizer.state()),
             average={} if self.average is None else collect(self.average.state()),
         )
@@ -250,7 +272,7 @@ def _share(count: int, ranks: int) -> int:
     return max(1, count // ranks)
 
 
-def _batches(stream: SequenceStream, rows: int, size: int, world: World) -> Iterator[Batch]:
+def _batches(stream: Stream, rows: int, size: int, world: World) -> Iterator[Batch]:
     """This rank's `rows` sequences from the start of the stream, in batches of one fixed size where they divide."""
     size = math.gcd(rows, size) if rows % size else size
     for index in range(rows // size):

@@ -17,10 +17,10 @@ from diptych.core.config import OptimConfig
 
 @final
 class Optimizer:
-    """The optimizers of a run under one learning-rate factor, with a state that is plain named tensors."""
+    """The optimizers of what learns, under one learning-rate factor, with a state that is plain named tensors."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in _learnt(model)}
         self.parts = _build(model, config)
         self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
@@ -53,13 +53,13 @@ class Optimizer:
 
 
 def _build(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    matrices = [p for _, p in _learnt(model) if p.dim() >= 2]
+    vectors = [p for _, p in _learnt(model) if p.dim() < 2]
     match config.name:
         case "adamw":
             return [_adamw(matrices, vectors, config)]
         case "muon":
-            hidden = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks." in n]
+            hidden = [p for n, p in _learnt(model) if p.dim() == 2 and "blocks." in n]
             if any(isinstance(p, DTensor) for p in hidden):
                 raise ValueError(
                     "Muon needs whole matrices, which fsdp shards; set train.distributed = 'ddp', or use adamw"
@@ -68,6 +68,10 @@ def _build(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]
             outer = [p for p in matrices if p not in inside]
             muon = torch.optim.Muon(hidden, lr=config.muon_lr, weight_decay=config.weight_decay)
             return [muon, _adamw(outer, vectors, config)]
+
+
+def _learnt(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import torch
 
-from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe
+from diptych.checkpoints.open import OpenedModel
+from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe, save_chat_format
 from diptych.core.config import RECIPE, RunConfig, TransformerConfig
 from diptych.core.events import Handler
-from diptych.core.random import Rng
 from diptych.core.recipe import differences, save_json, save_toml
 from diptych.core.types import Objective
-from diptych.data.corpus import heldout_documents, training_documents
-from diptych.data.packing import TokenStore, build_token_store
-from diptych.data.stream import SequenceStream
-from diptych.models.language_model import LanguageModel
-from diptych.models.network import initialize
+from diptych.data.stream import Stream
+from diptych.models.network import Network
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.objectives.cross_entropy import slice_loss
+from diptych.objectives.masked_lm import masked_language_model
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.train import train_tokenizer
+from diptych.training.beginning import first_network, open_init, with_network_of_init
 from diptych.training.distributed import World
+from diptych.training.streams import build_streams, training_texts
 
 MAY_CHANGE = {
     "out",
@@ -47,9 +47,9 @@ class Experiment:
     run: RunConfig
     out: Path
     tokenizer: Tokenizer
-    train: SequenceStream
-    heldout: SequenceStream
-    model: LanguageModel
+    train: Stream
+    heldout: Stream
+    model: Network
 
 
 def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
@@ -58,20 +58,22 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     Raises ValueError where the folder holds a run of another recipe.
     """
     out = Path(run.out)
-    run = _agree_with_folder(run, out)
+    run = _agree_with_folder(with_network_of_init(run, out), out)
+    opened = open_init(run, out)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)
         save_toml(run, out / RECIPE)
-        tokenizer = build_tokenizer(run, out, on_event)
-        _stores(run, out, tokenizer, on_event)
+        tokenizer = build_tokenizer(run, out, on_event, opened)
+        if opened is not None:
+            save_chat_format(out, opened.chat_template, opened.stop_ids)
+        build_streams(run, out, tokenizer, on_event)
     world.wait()
     tokenizer = load_tokenizer(out / TOKENIZER)
     config = fit_vocabulary(run.model, tokenizer, out)
     if world.first:
         save_json(config, out / CONFIG)
-    train, heldout = _streams(run, _stores(run, out, tokenizer, on_event))
-    model = LanguageModel(config)
-    initialize(model, Rng(run.train.seed).generator("weights"))
+    train, heldout = build_streams(run, out, tokenizer, on_event)
+    model = first_network(run, config, opened)
     return Experiment(run=run, out=out, tokenizer=tokenizer, train=train, heldout=heldout, model=model)
 
 
@@ -86,44 +88,35 @@ def _agree_with_folder(run: RunConfig, out: Path) -> RunConfig:
     return run
 
 
-def build_objective(run: RunConfig, *, compiled: bool = False) -> Objective:
-    """The paradigm's forward process."""
+def build_objective(run: RunConfig, tokenizer: Tokenizer, *, compiled: bool = False) -> Objective:
+    """The paradigm's forward process. Raises ValueError where it needs a mask token that the tokenizer lacks."""
     match run.objective:
         case "autoregressive":
-            kernel = torch.compile(slice_loss, dynamic=False) if compiled else slice_loss
+            # Where not every target counts, how many do differs from step to step.
+            varies = run.data.format != "text" or tokenizer.opening_id != tokenizer.eos_id
+            kernel = torch.compile(slice_loss, dynamic=varies) if compiled else slice_loss
             return Autoregressive(kernel, run.train.label_smoothing)
         case "masked_lm":
-            raise NotImplementedError
+            # How many positions are selected differs from step to step, which a kernel of fixed shapes does not bear.
+            return masked_language_model(tokenizer)
 
 
-def build_tokenizer(run: RunConfig, out: Path, on_event: Handler) -> Tokenizer:
-    """The tokenizer of the run folder; else the recipe's file, copied there; else one trained on the training text."""
+def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
+    """The tokenizer of the run folder; else that of the checkpoint to start from or the recipe's file, copied there;
+    else one trained on the training text."""
     path = out / TOKENIZER
     if path.is_file():
         return load_tokenizer(path)
-    if run.tokenizer.path is not None:
+    if opened is not None:
+        tokenizer = opened.tokenizer
+    elif run.tokenizer.path is not None:
         given = Path(run.tokenizer.path)
         # Of all files only ranks do not say how text is split.
         tokenizer = load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
     else:
-        texts = (document.text for document in training_documents(run.data, on_event))
-        tokenizer = train_tokenizer(texts, run.tokenizer, on_event)
+        tokenizer = train_tokenizer(training_texts(run, on_event), run.tokenizer, on_event)
     tokenizer.save(path)
     return tokenizer
-
-
-def _stores(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Handler) -> tuple[TokenStore, TokenStore]:
-    folder = out / "data"
-    train = build_token_store(lambda: training_documents(run.data, on_event), tokenizer, folder / "train", on_event)
-    heldout = build_token_store(lambda: heldout_documents(run.data, on_event), tokenizer, folder / "heldout", on_event)
-    return train, heldout
-
-
-def _streams(run: RunConfig, stores: tuple[TokenStore, TokenStore]) -> tuple[SequenceStream, SequenceStream]:
-    length, seed = run.data.sequence_length, run.train.seed
-    masked = run.data.document_mask
-    train = SequenceStream(stores[0], length, seed=seed, shuffle=True, document_mask=masked)
-    return train, SequenceStream(stores[1], length, seed=seed, shuffle=False, document_mask=masked)
 
 
 def fit_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, out: Path) -> TransformerConfig:

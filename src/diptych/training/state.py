@@ -1,8 +1,8 @@
 """How is a run kept so that it goes on exactly where it was?
 
-`state/step-N/` holds the parameters, the optimizer, the moving average and the counters, written as a whole or not at
-all, with a digest of every file. The two newest are kept: should the newest be damaged, the one before it serves.
-Noise, data order and learning rate are functions of the step and need no keeping.
+`state/step-N/` holds the parameters that learn, the optimizer, the moving average and the counters, written as a whole
+or not at all, with a digest of every file. The two newest are kept: should the newest be damaged, the one before it
+serves. Noise, data order and learning rate are functions of the step and need no keeping.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Counters:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """Everything that a run needs to go on; each mapping is name -> whole tensor."""
+    """Everything that a run needs to go on; each mapping is name -> whole tensor, `model` of what learns."""
 
     counters: Counters
     model: dict[str, Tensor]
@@ -65,6 +65,11 @@ def save_state(state: TrainingState, folder: Path) -> Path:
     for old in _newest_first(folder)[KEPT:]:
         shutil.rmtree(old)
     return path
+
+
+def has_state(folder: Path) -> bool:
+    """Whether `folder` holds a state to go on from, damaged or not."""
+    return bool(_newest_first(folder))
 
 
 def load_newest_state(folder: Path, on_event: Handler) -> TrainingState | None:

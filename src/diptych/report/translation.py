@@ -1,0 +1,118 @@
+"""What does the encoder-decoder of 2017 learn of a task whose truth is known? (Review section 2.1.)
+
+Numbers below a million, written out in German and in English: every answer is right or wrong, and those that are held
+out were never seen.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from diptych.checkpoints.open import open_model
+from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
+from diptych.core.events import Handler
+from diptych.data.parallel import heldout_pairs
+from diptych.evaluation.translation import Search, score_translations
+from diptych.models.encoder_decoder import EncoderDecoder
+from diptych.report.attention import AttentionMap, attention_figure, attention_map
+from diptych.report.results import Attention, ReviewResults, TranslationExample, TranslationResult
+from diptych.training.distributed import World
+from diptych.training.loop import Trainer
+from diptych.training.prepare import prepare
+from diptych.training.run import train_experiment
+
+TASK = "German number words to English ones"
+NARROW = 3.9
+"""Inches of a drawing on a phone."""
+
+SCORED, SHOWN = 200, 4
+"""Held-out pairs that are translated, and of these shown."""
+
+
+def can_translate() -> bool:
+    """Whether the libraries that write numbers out and measure translations are here."""
+    return all(find_spec(name) is not None for name in ("num2words", "sacrebleu"))
+
+
+def translation_run(out: Path, seed: int) -> RunConfig:
+    """A small encoder-decoder as Vaswani et al. 2017 trained theirs, on numbers."""
+    return RunConfig(
+        out=str(out / "translation"),
+        model=TransformerConfig(
+            d_model=128,
+            n_layers=2,
+            n_encoder_layers=2,
+            n_heads=4,
+            max_length=128,
+            norm="layer",
+            norm_placement="post",
+            position="sinusoidal",
+            feed_forward="relu",
+            bias=True,
+            embedding_scale=True,
+        ),
+        data=DataConfig(source=("numbers:de-en",), format="pairs", sequence_length=64, max_bytes=1_500_000),
+        tokenizer=TokenizerConfig(vocab_size=512),
+        optim=OptimConfig(
+            lr=3e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, schedule="inverse_sqrt", warmup_steps=150
+        ),
+        train=TrainConfig(
+            steps=600,
+            batch_size=64,
+            seed=seed,
+            label_smoothing=0.1,
+            dtype="float32",
+            compile="off",
+            ema_decay=0.99,
+            eval_every=0,
+            eval_sequences=256,
+            save_every=200,
+        ),
+    )
+
+
+def measure_translation(run: RunConfig, world: World, on_event: Handler) -> TranslationResult:
+    """Train it, or go on with its training, and measure it. Raises KeyboardInterrupt where that is interrupted."""
+    experiment = prepare(run, world, on_event)
+    if not train_experiment(Trainer(experiment, world, on_event)):
+        raise KeyboardInterrupt
+    opened = open_model(experiment.out, device=world.device)
+    model, tokenizer = opened.model, opened.tokenizer
+    assert isinstance(model, EncoderDecoder)
+    pairs = list(heldout_pairs(run.data))[:SCORED]
+    score, found = score_translations(model, tokenizer, pairs, Search(beams=1), on_event)
+    examples = [
+        TranslationExample(source=pair.source, translation=done.text, reference=pair.target)
+        for pair, done in zip(pairs, found, strict=True)
+    ]
+    weights = attention_map(model, tokenizer, found[0].source, found[0].ids)
+    return TranslationResult(
+        task=TASK,
+        parameters=sum(p.numel() for p in model.parameters()),
+        steps=run.train.steps,
+        train_pairs=len(experiment.train),
+        score=score,
+        examples=tuple(examples[:SHOWN]),
+        attention=Attention(
+            source=weights.source,
+            target=weights.target,
+            weights=tuple(tuple(row) for row in weights.mean_of_last_layer().tolist()),
+        ),
+    )
+
+
+def drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
+    """The attention of the first example's translation over its source."""
+    assert results.translation is not None
+    found = results.translation.attention
+    figure = attention_figure(
+        AttentionMap(source=found.source, target=found.target, weights=torch.tensor(found.weights)[None, None])
+    )
+    if narrow:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(min(width, NARROW), height * min(1.0, NARROW / width))
+    return figure
