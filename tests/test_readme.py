@@ -16,7 +16,10 @@ from diptych.presets import load_run
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TOKENIZERS = (ROOT / "docs" / "tokenizers.md").read_text()
-CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", README + TOKENIZERS, re.MULTILINE)))
+TRANSFORMERS = (ROOT / "docs" / "transformers.md").read_text()
+STABILITY = (ROOT / "docs" / "stability.md").read_text()
+DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY
+CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 
 def test_there_are_calls_for_every_command_but_review() -> None:
@@ -25,14 +28,15 @@ def test_there_are_calls_for_every_command_but_review() -> None:
     assert {(group, command) for group, commands in GROUPS.items() for command in commands} <= called
 
 
-def test_the_program_in_the_page_on_tokenizers_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TOKENIZERS, re.DOTALL)
-    program = f"{code}\nassert text == 'Sun rises'\n"
+def test_the_programs_in_the_page_on_tokenizers_run(tmp_path: Path) -> None:
+    programs = re.findall(r"```python\n(.*?)```", TOKENIZERS, re.DOTALL)
+    assert len(programs) == 2
+    program = "\n".join([*programs, "assert text == 'Sun rises'\n"])
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
 
 def test_every_picture_of_the_documents_exists() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", TOKENIZERS)):
+    for folder, text in ((ROOT, README), (ROOT / "docs", TOKENIZERS), (ROOT / "docs", STABILITY)):
         pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
         assert pictures and all((folder / picture).is_file() for picture in pictures)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diptych.core.config import LoraConfig, TransformerConfig
 from diptych.models.cost import matmul_parameters, training_flops_per_token
 from diptych.models.language_model import LanguageModel
-from diptych.models.lora import LoraLinear, adapted_flops_per_token, add_lora, lora_layers, merge_lora
+from diptych.models.lora import LoraLinear, add_lora, learning_flops_per_token, lora_layers, merge_lora
 from diptych.models.network import build_network, initialize
 from diptych.nn.linear import Linear
 from diptych.nn.masks import Causal, Full
@@ -172,9 +172,12 @@ def test_a_step_costs_no_gradients_of_frozen_matrices() -> None:
     config = model.config
     update = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scores = training_flops_per_token(config, 10) - 6 * matmul_parameters(config)
-    assert adapted_flops_per_token(model, 10) == 4 * matmul_parameters(config) + 6 * update + scores
+    assert learning_flops_per_token(model, 10) == 4 * matmul_parameters(config) + 6 * update + scores
+    head = config.vocab_size * config.d_model
+    assert learning_flops_per_token(model, 10, 0.25) == learning_flops_per_token(model, 10) - 4 * 0.75 * head
     merge_lora(model)
-    assert adapted_flops_per_token(model, 10) == training_flops_per_token(config, 10)
+    assert learning_flops_per_token(model, 10) == training_flops_per_token(config, 10)
+    assert learning_flops_per_token(model, 10, 0.25) == training_flops_per_token(config, 10) - 6 * 0.75 * head
     assert model(torch.zeros(1, 2, dtype=torch.int64), mask=Full()).isfinite().all()
 
 

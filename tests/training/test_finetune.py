@@ -239,6 +239,17 @@ def test_steps_of_which_nothing_counts_move_nothing(further: Tiny, monkeypatch: 
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
 
 
+@pytest.mark.parametrize("changes", [{}, UPDATE], ids=["full", "lora"])
+def test_how_the_model_talks_is_kept(further: Tiny, base: Path, changes: dict[str, object]) -> None:
+    (base / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    (base / "generation_config.json").write_text('{"eos_token_id": [10, 256]}')
+    run = further("run", **changes, **{"train.steps": 1})
+    train(run)
+    opened = open_model(Path(run.out))
+    assert opened.chat_template == "{{ messages[0]['content'] }}"
+    assert opened.stop_ids == (10,)
+
+
 def test_dropout_is_the_recipes_own(further: Tiny, base: Path) -> None:
     experiment = prepare(further("run", model=TransformerConfig(dropout=0.3)), WORLD, lambda event: None)
     assert experiment.model.config.dropout == 0.3 == experiment.model.blocks[0].dropout

@@ -63,6 +63,19 @@ def open_config(path: Path) -> TransformerConfig:
             return config_of(read_header(place))
 
 
+def objective_of(path: Path) -> Literal["autoregressive", "masked_lm"]:
+    """What MODEL was trained for; nothing large is read."""
+    kind, place = find(path)
+    match kind:
+        case "run folder":
+            # A folder of weights without a recipe is taken for what most are.
+            return load_recipe(place).objective if (place / RECIPE).is_file() else "autoregressive"
+        case "Hugging Face folder":
+            return hf.hugging_face_config(place)[0].objective
+        case "GGUF file":
+            return "autoregressive"
+
+
 def find(path: Path) -> tuple[Kind, Path]:
     """What MODEL is, and its folder or file.
 
@@ -123,14 +136,12 @@ def _open(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> 
 
 def _open_run(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> OpenedModel:
     model, tokenizer = load_model(folder, device=device, dtype=dtype or torch.float32)
-    # A folder of weights without a recipe is taken for what most are.
-    objective = load_recipe(folder).objective if (folder / RECIPE).is_file() else "autoregressive"
     return OpenedModel(
         model=model,
         tokenizer=tokenizer,
         stop_ids=hf.stop_ids(folder, model.config.vocab_size),
         chat_template=hf.chat_template(folder),
-        objective=objective,
+        objective=objective_of(folder),
     )
 
 

@@ -37,6 +37,10 @@ examples:
 """
 
 
+MOST_CONTEXT = 2048
+"""Tokens of a window where none are asked for, however long a context the model claims."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of `diptych evaluate`."""
@@ -50,7 +54,7 @@ class Options:
     pair_fields: tuple[str, str] = ("source", "target")
     """Fields or columns of a pair, in JSONL and data sets."""
     context: int | None = None
-    """Tokens in a window; None: the model's max_length."""
+    """Tokens in a window; None: the model's max_length, at most 2048."""
     stride: int | None = None
     """New tokens in a window, the rest being context; smaller is slower and scores better. None: half a window."""
     batch_size: int = 16
@@ -86,7 +90,7 @@ def _likelihood(options: Options, opened: OpenedModel) -> int:
     from diptych.evaluation.likelihood import score_store
 
     model, tokenizer = language_model(opened), opened.tokenizer
-    context = options.context or model.config.max_length
+    context = options.context or min(model.config.max_length, MOST_CONTEXT)
     with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
 
         def documents() -> Iterator[Document]:

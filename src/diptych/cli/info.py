@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "info", DESCRIPTION)
     if options.context is not None and options.context < 1:
         raise ValueError(f"--context {options.context} must be at least 1")
-    kind, config, file_bytes = _open(options.model)
+    kind, config, file_bytes, is_encoder = _open(options.model)
     context = options.context or config.max_length
-    cost = cost_of(config, context, 4 if options.dtype == "float32" else 2)
+    cost = cost_of(config, context, 4 if options.dtype == "float32" else 2, cached=not is_encoder)
     if options.json:
         record = {
             "model": options.model,
@@ -72,26 +72,25 @@ def main(arguments: list[str]) -> int:
     for name, count in [*cost.parameters.items(), ("total", cost.total)]:
         print(f"  {name.replace('_', ' '):<{width}}{count:>16,} parameters  {count / max(1, cost.total):6.1%}")
     print(f"  {cost.forward_flops_per_token / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
-    print(f"  {cost.cache_bytes_per_token:,} bytes of key-value cache a token in {options.dtype}")
-    print(
-        f"  {cost.memory_bytes / 1e6:,.1f} MB in {options.dtype} for weights and the cache of one sequence of "
-        f"{context:,} tokens"
-    )
+    if not is_encoder:
+        print(f"  {cost.cache_bytes_per_token:,} bytes of key-value cache a token in {options.dtype}")
+    what = "weights" if is_encoder else f"weights and the cache of one sequence of {context:,} tokens"
+    print(f"  {cost.memory_bytes / 1e6:,.1f} MB in {options.dtype} for {what}")
     return 0
 
 
-def _open(name: str) -> tuple[str, TransformerConfig, int | None]:
-    """What MODEL is, its configuration, and the bytes that its weights take on the disk."""
+def _open(name: str) -> tuple[str, TransformerConfig, int | None, bool]:
+    """What MODEL is, its configuration, the bytes that its weights take on the disk, and whether it is an encoder."""
     from diptych.presets import PRESETS
 
     path = Path(name)
     if name in PRESETS and not path.exists():
-        return "preset", PRESETS[name], None
-    from diptych.checkpoints.open import find, open_config
+        return "preset", PRESETS[name], None, PRESETS[name].head_transform
+    from diptych.checkpoints.open import find, objective_of, open_config
 
     kind, place = find(path)
     files = [place] if place.is_file() else [*place.glob("*.safetensors")]
-    return kind, open_config(path), sum(file.stat().st_size for file in files)
+    return kind, open_config(path), sum(file.stat().st_size for file in files), objective_of(path) == "masked_lm"
 
 
 def _shape(config: TransformerConfig) -> str:

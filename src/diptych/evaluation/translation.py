@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Handler, Message, Progressed, ignore
 from diptych.core.random import Rng
 from diptych.core.types import Objective
@@ -64,6 +65,47 @@ class TranslationScore:
     n_pairs: int
     bleu_signature: str
     chrf_signature: str
+
+
+def numbers_run(
+    out: str, *, languages: str = "de-en", steps: int = 1500, max_bytes: int = 3_000_000, seed: int = 0
+) -> RunConfig:
+    """`recipes/translate.toml`: numbers below a million from words to words, by a small network of the 2017 kind."""
+    network = TransformerConfig(
+        d_model=128,
+        n_layers=2,
+        n_encoder_layers=2,
+        n_heads=4,
+        max_length=128,
+        norm="layer",
+        norm_placement="post",
+        position="sinusoidal",
+        feed_forward="relu",
+        bias=True,
+        embedding_scale=True,
+        dropout=0.1,
+    )
+    return RunConfig(
+        out=out,
+        model=network,
+        data=DataConfig(source=(f"numbers:{languages}",), format="pairs", sequence_length=64, max_bytes=max_bytes),
+        tokenizer=TokenizerConfig(vocab_size=512),
+        optim=OptimConfig(
+            lr=3e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, schedule="inverse_sqrt", warmup_steps=200
+        ),
+        train=TrainConfig(
+            steps=steps,
+            batch_size=64,
+            seed=seed,
+            dtype="float32",
+            compile="off",
+            label_smoothing=0.1,
+            ema_decay=0.995,
+            eval_every=0,
+            eval_sequences=512,
+            save_every=500,
+        ),
+    )
 
 
 def translate(

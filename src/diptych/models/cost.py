@@ -29,13 +29,14 @@ class Cost:
         return sum(self.parameters.values())
 
 
-def cost_of(config: TransformerConfig, context: int, element_size: int) -> Cost:
+def cost_of(config: TransformerConfig, context: int, element_size: int, *, cached: bool = True) -> Cost:
     """The cost at `context` tokens, weights and cache in numbers of `element_size` bytes.
 
     A position attends to no more than `config.window` others. An encoder-decoder is stated for `context` tokens of the
-    source and of the target: a decoder's block attends to both, and caches both.
+    source and of the target: a decoder's block attends to both, and caches both. cached: False for an encoder, which
+    reads a text at once and remembers nothing.
     """
-    parameters, cache = parameters_by_part(config), cache_bytes_per_token(config, element_size)
+    parameters, cache = parameters_by_part(config), cache_bytes_per_token(config, element_size) if cached else 0
     reach = min(context, config.window or context)
     scores = 4 * _attention_layers(config) * config.n_heads * config.head_width * reach
     weights = sum(parameters.values()) * element_size

@@ -106,11 +106,14 @@ def merge_lora(model: Network) -> None:
         setattr(model.get_submodule(place), last, layer.merged())
 
 
-def adapted_flops_per_token(model: Network, sequence_length: int) -> float:
-    """FLOPs of a training step a token: as `training_flops_per_token`, without the gradients of frozen matrices.
+def learning_flops_per_token(model: Network, sequence_length: int, predicted: float = 1.0) -> float:
+    """FLOPs of a training step a token: `training_flops_per_token` less what is not computed.
 
-    4 a frozen parameter (forward, and backward to the inputs), 6 a parameter of A and B.
+    Of a frozen parameter these are 4 (forward, and backward to the inputs), of one of A and B 6. predicted: the share
+    of the positions whose logits are taken, where not all count.
     """
+    config = model.config
     update = sum(layer.down.numel() + layer.up.numel() for layer in lora_layers(model).values())
-    full = training_flops_per_token(model.config, sequence_length)
-    return full - 2.0 * matmul_parameters(model.config) + 6.0 * update if update else full
+    unpredicted = (1.0 - predicted) * config.vocab_size * config.d_model
+    full = training_flops_per_token(config, sequence_length) - 6.0 * unpredicted
+    return full - 2.0 * (matmul_parameters(config) - unpredicted) + 6.0 * update if update else full

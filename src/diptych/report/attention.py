@@ -20,7 +20,7 @@ from diptych.models.encoder_decoder import EncoderDecoder, cross_attention_weigh
 from diptych.report.plots import PALETTE, style
 from diptych.tokenizers.base import Tokenizer
 
-END = "⏎"
+END = "(end)"
 """How the end-of-sequence token is written."""
 
 
@@ -55,7 +55,8 @@ def attention_figure(found: AttentionMap, *, all_heads: bool = False) -> Figure:
     layers, heads = found.weights.shape[:2]
     rows, columns = (layers, heads) if all_heads else (1, 1)
     scale = 0.17 if all_heads else 0.3
-    size = (1.2 + scale * len(found.source) * columns, 1.2 + scale * len(found.target) * rows)
+    width = max(0.75, scale * len(found.source))  # of a panel, with room for its name
+    size = (1.2 + width * columns, 1.2 + (0.4 + scale * len(found.target)) * rows)
     with style():
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
@@ -65,7 +66,7 @@ def attention_figure(found: AttentionMap, *, all_heads: bool = False) -> Figure:
                 weights = found.weights[layer, head] if all_heads else found.mean_of_last_layer()
                 _draw(axes, weights, found, labels=(layer == 0, head == 0), size=6.0 if all_heads else 9.0)
                 if all_heads:
-                    axes.set_xlabel(f"layer {layer + 1}, head {head + 1}")
+                    axes.set_xlabel(f"layer {layer + 1}\nhead {head + 1}", fontsize=7.0)
     return figure
 
 

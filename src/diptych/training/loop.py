@@ -24,7 +24,7 @@ from diptych.core.interrupts import interruptible
 from diptych.core.random import Rng, derive_seed
 from diptych.core.types import Batch
 from diptych.data.stream import Stream
-from diptych.models.lora import adapted_flops_per_token
+from diptych.models.lora import learning_flops_per_token
 from diptych.models.network import Network
 from diptych.training.compilation import compile_blocks, worth_compiling
 from diptych.training.distributed import LossModule, World, distribute, loss_of, without_sync
@@ -139,7 +139,7 @@ class Trainer:
 
     def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
         counters = self.counters
-        flops = adapted_flops_per_token(self.model, self.run.data.sequence_length)
+        flops = learning_flops_per_token(self.model, self.run.data.sequence_length, min(1.0, sums[1] / sums[3]))
         self.on_event(
             Stepped(
                 step=counters.step,

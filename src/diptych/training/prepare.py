@@ -10,7 +10,7 @@ import torch
 from diptych.checkpoints.open import OpenedModel
 from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe, save_chat_format
 from diptych.core.config import RECIPE, RunConfig, TransformerConfig
-from diptych.core.events import Handler
+from diptych.core.events import Handler, ignore
 from diptych.core.recipe import differences, save_json, save_toml
 from diptych.core.types import Objective
 from diptych.data.stream import Stream
@@ -72,7 +72,7 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     config = fit_vocabulary(run.model, tokenizer, out)
     if world.first:
         save_json(config, out / CONFIG)
-    train, heldout = build_streams(run, out, tokenizer, on_event)
+    train, heldout = build_streams(run, out, tokenizer, ignore)  # what there is to say has been said
     model = first_network(run, config, opened)
     return Experiment(run=run, out=out, tokenizer=tokenizer, train=train, heldout=heldout, model=model)
 
