@@ -8,8 +8,11 @@ import pytest
 
 from diptych.data.lengths import CorpusLengths, measure_lengths
 from diptych.data.sources import Document
+from diptych.evaluation.stability import InitialGradients, StabilityConfig, StabilityResult, StabilityRun
+from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
 from diptych.report.results import (
+    Attention,
     Candidate,
     CurvePoint,
     DataInfo,
@@ -24,6 +27,8 @@ from diptych.report.results import (
     Score,
     Stage,
     TokenizerInfo,
+    TranslationExample,
+    TranslationResult,
 )
 from diptych.tokenizers.simple import ByteTokenizer
 
@@ -31,6 +36,54 @@ from diptych.tokenizers.simple import ByteTokenizer
 def _lengths() -> CorpusLengths:
     texts = ["sun " * n for n in (2, 3, 40)]
     return measure_lengths("a corpus", [Document(text, "") for text in texts], tokenizer=ByteTokenizer(), context=64)
+
+
+def _stability() -> StabilityResult:
+    config = StabilityConfig(norms=("layer", "none"), depths=(1, 2), learning_rates=(1e-3, 1e-1), steps=10)
+    runs, gradients = [], []
+    for column in config.columns:
+        for depth in config.depths:
+            gradients.append(InitialGradients(column=column, depth=depth, norms=(1.5, 0.5)[:depth]))
+            for rate in config.learning_rates:
+                is_lost = column.norm == "none" and rate > 1e-2
+                runs.append(
+                    StabilityRun(
+                        column=column,
+                        depth=depth,
+                        learning_rate=rate,
+                        seed=0,
+                        steps=10,
+                        first_loss=5.5,
+                        final_loss=None if is_lost else 2.25,
+                        outcome="diverged" if is_lost else "learnt",
+                    )
+                )
+    return StabilityResult(config=config, uniform=5.55, unigram=3.3, runs=tuple(runs), gradients=tuple(gradients))
+
+
+def _translation() -> TranslationResult:
+    return TranslationResult(
+        task="German number words to English ones",
+        parameters=987_654,
+        steps=500,
+        train_pairs=30_000,
+        score=TranslationScore(
+            bleu=91.5,
+            chrf=97.25,
+            exact=93.5,
+            nats_per_token=0.25,
+            n_pairs=200,
+            bleu_signature="BLEU",
+            chrf_signature="chrF",
+        ),
+        examples=(
+            TranslationExample(source="elf", translation="eleven", reference="eleven"),
+            TranslationExample(source="zwölf", translation="twenty", reference="twelve"),
+        ),
+        attention=Attention(
+            source=("el", "f", "⏎"), target=("eleven", "⏎"), weights=((0.5, 0.25, 0.25), (0.0, 0.0, 1.0))
+        ),
+    )
 
 
 @pytest.fixture
@@ -88,6 +141,8 @@ def full() -> ReviewResults:
             torch="2.13.0",
             peak_flops=2.5e11,
         ),
+        translation=_translation(),
+        stability=_stability(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),
         training=tuple(
             CurvePoint(step=s, tokens=s * 1000, loss=8.0 / s, bits_per_byte=3.0 / s, seconds=0.5 * s)

@@ -11,7 +11,16 @@ from xml.etree import ElementTree
 import pytest
 
 from diptych.report.page import SECTIONS, page, render
-from diptych.report.results import Candidate, NextTokenStep, ReviewResults, Sample, load_results, save_results
+from diptych.report.results import (
+    Attention,
+    Candidate,
+    NextTokenStep,
+    ReviewResults,
+    Sample,
+    TranslationExample,
+    load_results,
+    save_results,
+)
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 LABEL = "<b>&$x$\x00"
@@ -104,7 +113,9 @@ def test_a_review_without_measurements_is_still_a_page(bare: ReviewResults) -> N
     assert not re.search(r"None|nan|n/a|TODO|not yet", reader.text)
 
 
-@pytest.mark.parametrize("field", ["model", "tokenizer", "data", "machine", "score", "mfu", "budget_seconds"])
+@pytest.mark.parametrize(
+    "field", ["model", "tokenizer", "translation", "stability", "data", "machine", "score", "mfu", "budget_seconds"]
+)
 def test_every_part_may_be_missing_alone(full: ReviewResults, field: str) -> None:
     assert "None" not in read(page(dataclasses.replace(full, **{field: None}))).text
 
@@ -119,7 +130,9 @@ def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
         context=HOSTILE, candidates=(Candidate(text=HOSTILE, probability=0.5), *full.next_token[0].candidates), chosen=0
     )
     sample = Sample(prompt=HOSTILE, continuation=HOSTILE, settings=HOSTILE)
-    assert full.tokenizer and full.data and full.machine
+    assert full.tokenizer and full.data and full.machine and full.translation
+    example = TranslationExample(source=HOSTILE, translation=HOSTILE, reference=HOSTILE + "!")
+    attention = Attention(source=(HOSTILE, "b"), target=(LABEL,), weights=((0.5, 0.5),))
     hostile = dataclasses.replace(
         full,
         samples=(sample,),
@@ -128,6 +141,7 @@ def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
         tokenizer=dataclasses.replace(full.tokenizer, example=(HOSTILE,)),
         data=dataclasses.replace(full.data, name=HOSTILE),
         lengths=(dataclasses.replace(full.lengths[0], name=HOSTILE),),
+        translation=dataclasses.replace(full.translation, task=HOSTILE, examples=(example,), attention=attention),
         machine=dataclasses.replace(full.machine, processor=HOSTILE),
         stages=(dataclasses.replace(full.stages[0], name=LABEL),),
         yardsticks=(dataclasses.replace(full.yardsticks[0], name=LABEL),),
@@ -151,6 +165,10 @@ def test_figures_shown_are_the_measured_ones(full: ReviewResults) -> None:
         "diptych review --budget 60",
         "75 %",
         "76 % of all pairs",
+        "987,654 parameters",
+        "93.5 % came out exactly right",
+        "no: twelve",
+        "Of 12 trainings 2 diverged",
         "4,434",
         "Books3, published",
     ):
@@ -164,7 +182,16 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
     render(load_results(tmp_path / "results.json"), tmp_path / "two" / "index.html")
     assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "two" / "index.html").read_bytes()
     figures = sorted(path.name for path in (tmp_path / "one" / "figures").iterdir())
-    drawings = ("lengths", "next_token", "schemes", "stages", "training_curve", "yardsticks")
+    drawings = (
+        "lengths",
+        "next_token",
+        "schemes",
+        "stability",
+        "stages",
+        "training_curve",
+        "translation",
+        "yardsticks",
+    )
     assert figures == [f"{name}.png" for name in drawings]
     for figure in (tmp_path / "one" / "figures").iterdir():
         assert figure.read_bytes().startswith(b"\x89PNG")
@@ -173,7 +200,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
 
 def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
     drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
-    assert len(drawings) == 10
+    assert len(drawings) == 14
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "var(--ink)" in drawing

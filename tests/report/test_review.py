@@ -12,6 +12,8 @@ import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Event, Stepped
+from diptych.evaluation.stability import StabilityConfig
+from diptych.evaluation.translation import numbers_run
 from diptych.report import review
 from diptych.report.results import load_results
 
@@ -25,6 +27,8 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         words = draw.choices(["sun", "moon", "star", "rises", "sets", "from", "the", "east", "west"], k=200)
         (texts / f"{index}.txt").write_text(" ".join(words))
 
+    text = DataConfig(source=(str(texts),))
+
     def small(out: Path, seed: int) -> RunConfig:
         return RunConfig(
             out=str(out / "run"),
@@ -34,7 +38,19 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             train=TrainConfig(seed=seed, batch_size=4, eval_every=20, save_every=10, eval_sequences=8, compile="off"),
         )
 
+    def translation(out: Path, seed: int) -> RunConfig:
+        run = numbers_run(str(out / "translation"), steps=12, max_bytes=20_000, seed=seed)
+        return dataclasses.replace(
+            run,
+            model=dataclasses.replace(run.model, d_model=16, n_heads=2, n_layers=1, n_encoder_layers=1),
+            tokenizer=dataclasses.replace(run.tokenizer, vocab_size=300),
+            train=dataclasses.replace(run.train, batch_size=4, save_every=4, eval_sequences=8),
+        )
+
+    sweep = StabilityConfig(norms=("layer",), depths=(1, 2), learning_rates=(1e-3,), steps=3, d_model=16, n_heads=2)
     monkeypatch.setattr(review, "review_run", small)
+    monkeypatch.setattr(review, "translation_run", translation)
+    monkeypatch.setattr(review, "review_stability_config", lambda: dataclasses.replace(sweep, data=text))
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 
@@ -49,13 +65,22 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
         if isinstance(event, Stepped) and event.step == 25:
             signal.raise_signal(signal.SIGINT)
 
+    def interrupt_translation(event: Event) -> None:
+        if isinstance(event, Stepped) and (event.step, event.steps) == (6, 12):
+            signal.raise_signal(signal.SIGINT)
+
     whole = make(tmp_path / "whole").run()
     assert whole is not None and whole.is_file()
     assert make(tmp_path / "parts", interrupt).run() is None
     assert not (tmp_path / "parts" / "index.html").exists()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "parts", interrupt_translation).run()
+    assert not (tmp_path / "parts" / "index.html").exists()
     assert make(tmp_path / "parts").run() is not None
     results = [load_results(tmp_path / name / "results.json") for name in ("whole", "parts")]
     assert results[0].score == results[1].score
+    assert results[0].translation is not None and results[0].translation == results[1].translation
+    assert results[0].stability is not None and results[0].stability == results[1].stability
     assert results[0].samples == results[1].samples and results[0].next_token == results[1].next_token
     losses = [[point.loss for point in result.training] for result in results]
     assert losses[0] == losses[1] and len(losses[0]) == 60

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from diptych.models.encoder_decoder import EncoderDecoder, cross_attention_weights
 from diptych.report.plots import PALETTE, style
+from diptych.report.words import visible
 from diptych.tokenizers.base import Tokenizer
 
 END = "(end)"
@@ -73,12 +74,16 @@ def attention_figure(found: AttentionMap, *, all_heads: bool = False) -> Figure:
 def _draw(
     axes: Axes, weights: Float[Tensor, "t s"], found: AttentionMap, *, labels: tuple[bool, bool], size: float
 ) -> None:
-    colours = LinearSegmentedColormap.from_list("attention", [PALETTE["panel"], PALETTE["model"]])
-    axes.imshow(weights.numpy(), cmap=colours, vmin=0.0, vmax=1.0, aspect="equal", interpolation="nearest")
+    for y, row in enumerate(weights.tolist()):
+        for x, weight in enumerate(row):
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=PALETTE["model"], alpha=weight, linewidth=0))
+    axes.set_xlim(-0.5, len(found.source) - 0.5)
+    axes.set_ylim(len(found.target) - 0.5, -0.5)
+    axes.set_aspect("equal")
     above, beside = labels
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(found.source)), found.source if above else [], rotation=90, fontsize=size)
-    axes.set_yticks(range(len(found.target)), found.target if beside else [], fontsize=size)
+    axes.set_xticks(range(len(found.source)), map(visible, found.source) if above else [], rotation=90, fontsize=size)
+    axes.set_yticks(range(len(found.target)), map(visible, found.target) if beside else [], fontsize=size)
     axes.tick_params(length=0, labelcolor=PALETTE["ink"])
     for edge in axes.spines.values():
         edge.set_visible(False)
@@ -89,7 +94,4 @@ def _draw(
 
 
 def _label(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text, its spaces visible."""
-    if token == tokenizer.eos_id:
-        return END
-    return tokenizer.decode([token]).replace(" ", "·").replace("\n", "\\n")
+    return END if token == tokenizer.eos_id else tokenizer.decode([token])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -28,8 +28,6 @@ _STYLES: dict[str, dict[str, Any]] = {
     "none": {"color": PALETTE["ink"], "marker": "^", "linestyle": (0, (1, 1.5))},
 }
 """Place by colour, normalization by marker and line."""
-
-_MAP_COLOURS = LinearSegmentedColormap.from_list("loss", [PALETTE["model"], PALETTE["token-0"]])
 
 
 def drawing(result: StabilityResult, *, narrow: bool = False) -> Figure:
@@ -90,12 +88,13 @@ def _draw_map(axes: Axes, result: StabilityResult, column: Column, *, left: bool
             if cell is None:
                 continue
             plain = cell.outcome != "learnt" or cell.final_loss is None
-            colour = PALETTE["panel"] if plain else _hex(float(shade(cell.final_loss or 0.0)))
-            box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=PALETTE["line"], linewidth=0.6)
-            axes.add_patch(box)
+            strength = 0.0 if plain else 1.0 - 0.75 * float(shade(cell.final_loss or 0.0))
+            place = (x - 0.5, y - 0.5)
+            axes.add_patch(Rectangle(place, 1, 1, facecolor=PALETTE["model"], alpha=strength, linewidth=0))
+            axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=PALETTE["line"], linewidth=0.6))
             sign = {"diverged": "×", "frequencies": "○", "learnt": ""}[cell.outcome]
             text = sign or f"{cell.final_loss:.1f}"
-            dark = not plain and shade(cell.final_loss or 0.0) < 0.55
+            dark = strength > 0.6
             ink = PALETTE["panel"] if dark else PALETTE["second" if sign == "×" else "ink"]
             axes.text(x, y, text, ha="center", va="center", fontsize=11 if sign else 6.5, color=ink)
     axes.set_xlim(-0.5, len(config.learning_rates) - 0.5)
@@ -115,11 +114,6 @@ def _title(column: Column) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:g}".replace("e-0", "e-").lstrip("0") or "0"
-
-
-def _hex(share: float) -> str:
-    red, green, blue, _ = _MAP_COLOURS(share)
-    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def _draw_by_block(axes: Axes, result: StabilityResult) -> None:

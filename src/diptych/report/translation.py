@@ -6,6 +6,7 @@ out were never seen.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import torch
 from matplotlib.figure import Figure
 
 from diptych.checkpoints.open import open_model
-from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
+from diptych.core.config import RunConfig
 from diptych.core.events import Handler
 from diptych.data.parallel import heldout_pairs
-from diptych.evaluation.translation import Search, score_translations
+from diptych.evaluation.translation import Search, numbers_run, score_translations
 from diptych.models.encoder_decoder import EncoderDecoder
 from diptych.report.attention import AttentionMap, attention_figure, attention_map
 from diptych.report.results import Attention, ReviewResults, TranslationExample, TranslationResult
@@ -39,40 +40,9 @@ def can_translate() -> bool:
 
 
 def translation_run(out: Path, seed: int) -> RunConfig:
-    """A small encoder-decoder as Vaswani et al. 2017 trained theirs, on numbers."""
-    return RunConfig(
-        out=str(out / "translation"),
-        model=TransformerConfig(
-            d_model=128,
-            n_layers=2,
-            n_encoder_layers=2,
-            n_heads=4,
-            max_length=128,
-            norm="layer",
-            norm_placement="post",
-            position="sinusoidal",
-            feed_forward="relu",
-            bias=True,
-            embedding_scale=True,
-        ),
-        data=DataConfig(source=("numbers:de-en",), format="pairs", sequence_length=64, max_bytes=1_500_000),
-        tokenizer=TokenizerConfig(vocab_size=512),
-        optim=OptimConfig(
-            lr=3e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, schedule="inverse_sqrt", warmup_steps=150
-        ),
-        train=TrainConfig(
-            steps=600,
-            batch_size=64,
-            seed=seed,
-            label_smoothing=0.1,
-            dtype="float32",
-            compile="off",
-            ema_decay=0.99,
-            eval_every=0,
-            eval_sequences=256,
-            save_every=200,
-        ),
-    )
+    """The numbers of `recipes/translate.toml`, in a third of its steps."""
+    run = numbers_run(str(out / "translation"), steps=500, max_bytes=1_500_000, seed=seed)
+    return replace(run, train=replace(run.train, ema_decay=0.98))
 
 
 def measure_translation(run: RunConfig, world: World, on_event: Handler) -> TranslationResult:
