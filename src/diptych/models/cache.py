@@ -55,6 +55,12 @@ class KeyValueCache:
         """The part that layer `index` appends to."""
         return CachedLayer(self, index)
 
+    def single_row(self) -> tuple[Float[Tensor, "l g n d"], Float[Tensor, "l g n d"], int] | None:
+        """The buffers of the only row, and the position that comes next in it; None where there are several rows."""
+        if self.uniform is None or self.keys.shape[1] != 1:
+            return None
+        return self.keys[:, 0], self.values[:, 0], self.uniform
+
     def advance(self, count: int) -> None:
         """Every row has grown by `count` positions."""
         self.lengths = self.lengths + count
@@ -98,12 +104,6 @@ class CachedLayer:
             self.keys[row, :, column] = key.transpose(1, 2)
             self.values[row, :, column] = value.transpose(1, 2)
         return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def next_place(self) -> tuple[Float[Tensor, "g n d"], Float[Tensor, "g n d"], int] | None:
-        """Buffers of the keys and values of a single row, and the position that comes next; None for several rows."""
-        if self.cache.uniform is None or self.keys.shape[0] != 1:
-            return None
-        return self.keys[0], self.values[0], self.cache.uniform
 
 
 @final

@@ -18,8 +18,9 @@ from diptych.core.types import Mask
 from diptych.models.cache import KeyValueCache
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
-from diptych.nn.masks import Both, Window, lower
+from diptych.nn.masks import Both, Lowered, Window, lower
 from diptych.nn.normalization import build_norm
+from diptych.nn.one_row import next_row
 from diptych.nn.positions import Rotation, alibi_slopes, rope_frequencies, rotation, sinusoidal_table
 from diptych.nn.precision import matmul_dtype
 
@@ -120,16 +121,25 @@ class LanguageModel(nn.Module):
         lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes, device=x.device)
         if lowered.dense is not None and lowered.dense.is_floating_point():
             lowered = type(lowered)(dense=lowered.dense.to(matmul_dtype(h)))
-        turn = self._rotation(positions, h)
+        h = self._through_blocks(h, lowered, self._rotation(positions, h), cache)
+        if cache is not None:
+            cache.advance(count)
+        h = h if self.final_norm is None else self.final_norm(h)
+        return h if self.head_transform is None else self.head_transform(h)
+
+    def _through_blocks(
+        self, h: Tensor, lowered: Lowered, turn: Rotation | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        if cache is not None and (room := cache.single_row()) is not None:
+            row = next_row(self.blocks, h, lowered, turn, room)
+            if row is not None:
+                return row
         for index, block in enumerate(self.blocks):
             if self.checkpoint_activations and self.training:
                 h = checkpoint(block, h, lowered, turn, use_reentrant=False)
             else:
                 h = block(h, lowered, turn, None if cache is None else cache.layer(index))
-        if cache is not None:
-            cache.advance(count)
-        h = h if self.final_norm is None else self.final_norm(h)
-        return h if self.head_transform is None else self.head_transform(h)
+        return h
 
     def _embed(self, x: Tensor, positions: Tensor) -> Tensor:
         h: Tensor = self.embedding(x)

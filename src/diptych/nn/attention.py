@@ -32,10 +32,6 @@ class LayerCache(Protocol):
         """Store the new positions and return all keys and values so far, (b, g, n, d) each."""
         ...
 
-    def next_place(self) -> tuple[Float[Tensor, "g n d"], Float[Tensor, "g n d"], int] | None:
-        """Buffers of the keys and values of a single row, and the position that comes next; None for several rows."""
-        ...
-
 
 WRITTEN_OUT = 1024
 """Up to this many keys the written-out formula, compiled for the processor, beats the tiled kernel."""

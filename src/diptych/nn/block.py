@@ -17,7 +17,6 @@ from diptych.nn.attention import KeysAndValues, LayerCache, MultiHeadAttention
 from diptych.nn.feed_forward import FeedForward
 from diptych.nn.masks import Lowered
 from diptych.nn.normalization import build_norm
-from diptych.nn.one_row import next_row
 from diptych.nn.positions import Rotation
 
 
@@ -48,8 +47,6 @@ class Block(nn.Module):
         context_mask: Lowered | None = None,
     ) -> Float[Tensor, "b t d"]:
         """`context_mask` says which positions of the context each of x may attend to; None: all."""
-        if cache is not None and (row := next_row(self, x, mask, rotation, cache)) is not None:
-            return row
         pre = self.pre
         y = self.attention_norm(x) if pre else x
         x = x + self._drop(self.attention(y, mask, rotation, cache=cache))

@@ -1,4 +1,4 @@
-"""How does a block take one new position at the speed of memory?
+"""How does a network take one new position at the speed of memory?
 
 When tokens are generated one by one, a block multiplies a single row by each of its matrices, and a library's many
 small calls cost as much as reading the weights. Here a whole block is one call of a compiled loop, which reads every
@@ -12,20 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.nn.attention import LayerCache
+from diptych.nn.block import Block
 from diptych.nn.linear import Linear
 from diptych.nn.masks import Lowered
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
-
-if TYPE_CHECKING:
-    from diptych.nn.block import Block
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,28 +30,38 @@ class Weights:
     """A block's parameters as the loop takes them, and where they lay when they were taken."""
 
     places: tuple[int, ...]
-    arrays: tuple[Any, ...] | None
-    """They share the parameters' memory; None where the loop does not serve the block."""
+    arrays: tuple[Any, ...]
+    """They share the parameters' memory."""
+    eps: float
 
 
 def next_row(
-    block: Block, x: Float[Tensor, "b t d"], mask: Lowered, rotation: Rotation | None, cache: LayerCache
-) -> Float[Tensor, "1 1 d"] | None:
-    """What the block makes of the next position of a single row; None where the general way must be taken."""
-    if x.numel() != x.shape[-1] or mask.dense is not None or mask.causal:
+    blocks: nn.ModuleList,
+    x: Float[Tensor, "1 1 m"],
+    mask: Lowered,
+    rotation: Rotation | None,
+    room: tuple[Float[Tensor, "l g n d"], Float[Tensor, "l g n d"], int],
+) -> Float[Tensor, "1 1 m"] | None:
+    """What all blocks make of the next position of a single row; None where the general way must be taken.
+
+    room: keys and values of all layers, and the position in them that is written.
+    """
+    if x.numel() != x.shape[-1] or mask.dense is not None or mask.causal or x.device.type != "cpu":
         return None
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return None
-    if torch.compiler.is_compiling() or (kernel := _kernel(x.dtype)) is None:
+    if (kernel := _kernel(x.dtype)) is None:
         return None
-    weights = _weights(block, x.dtype)
-    place = None if weights is None else cache.next_place()
-    if weights is None or place is None:
+    weights = [_weights(block, x.dtype) for block in blocks]
+    if None in weights:
         return None
-    keys, values, position = place
     row = x.detach().float().reshape(-1).clone()
     turn = (_NOTHING, _NOTHING) if rotation is None else tuple(part.float().reshape(-1).numpy() for part in rotation)
-    kernel(row.numpy(), *turn, *weights, _array(keys), _array(values), position, block.attention_norm.eps)
+    keys, values, position = _array(room[0]), _array(room[1]), room[2]
+    array = row.numpy()
+    for layer, taken in enumerate(weights):
+        assert taken is not None
+        kernel(array, *turn, *taken.arrays, keys[layer], values[layer], position, taken.eps)
     return row.to(x.dtype).view(x.shape)
 
 
@@ -70,30 +77,47 @@ def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
     return kernels.block_of_one_row if kernels.worth_using(torch.get_num_threads()) else None
 
 
-def _weights(block: Block, dtype: torch.dtype) -> tuple[Any, ...] | None:
-    """The block's parameters, taken once, and again where they have moved."""
-    kept: Weights | None = block.__dict__.get("_one_row")
-    places = tuple(parameter.data_ptr() for parameter in block.parameters())
-    if kept is None or kept.places != places:
-        kept = Weights(places, _take(block, dtype))
-        block.__dict__["_one_row"] = kept
-    return kept.arrays
-
-
-def _take(block: Block, dtype: torch.dtype) -> tuple[Any, ...] | None:
+def _weights(block: nn.Module, dtype: torch.dtype) -> Weights | None:
+    """The block's parameters, taken once, and again where they have moved; None where the loop does not serve it."""
+    assert isinstance(block, Block)
     attention, inner = block.attention, block.feed_forward
-    first, second = block.attention_norm, block.feed_forward_norm
-    if not block.pre or not isinstance(first, RMSNorm) or not isinstance(second, RMSNorm) or first.eps != second.eps:
-        return None
-    if block.cross_norm is not None or attention.query_norm is not None or inner.activation != "swiglu":
-        return None
     layers = (attention.input, attention.output, inner.input, inner.output)
-    if not all(isinstance(layer, Linear) for layer in layers) or any(layer.bias is not None for layer in layers[1:]):
+    first, second = block.attention_norm, block.feed_forward_norm
+    if not isinstance(first, RMSNorm) or not isinstance(second, RMSNorm):
         return None
-    if any(p.dtype != dtype or not p.is_contiguous() for p in block.parameters()):
+    if any(type(layer) is not Linear for layer in layers):  # an adapted layer stands in its place
         return None
     bias = attention.input.bias
-    return (
+    places = (
+        *(layer.weight.data_ptr() for layer in layers),
+        first.weight.data_ptr(),
+        second.weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+    )
+    kept: Weights | None = block.__dict__.get("_one_row")
+    if kept is None or kept.places != places:
+        if not _serves(block, dtype):
+            return None
+        kept = block.__dict__["_one_row"] = _take(block, places, dtype)
+    return kept
+
+
+def _serves(block: Block, dtype: torch.dtype) -> bool:
+    """Whether a block of linear layers and root mean squares is otherwise one that the loop knows."""
+    attention, inner = block.attention, block.feed_forward
+    if not block.pre or block.cross_norm is not None or attention.query_norm is not None:
+        return False
+    if inner.activation != "swiglu" or any(p.dtype != dtype or not p.is_contiguous() for p in block.parameters()):
+        return False
+    return all(layer.bias is None for layer in (attention.output, inner.input, inner.output))
+
+
+def _take(block: Block, places: tuple[int, ...], dtype: torch.dtype) -> Weights:
+    attention, inner = block.attention, block.feed_forward
+    first, second = block.attention_norm, block.feed_forward_norm
+    assert isinstance(first, RMSNorm) and isinstance(second, RMSNorm)
+    bias = attention.input.bias
+    arrays = (
         _array(first.weight),
         _array(attention.input.weight),
         _array(torch.zeros(0, dtype=dtype) if bias is None else bias),
@@ -102,6 +126,7 @@ def _take(block: Block, dtype: torch.dtype) -> tuple[Any, ...] | None:
         _array(inner.input.weight),
         _array(inner.output.weight),
     )
+    return Weights(places, arrays, first.eps)
 
 
 def _array(tensor: Tensor) -> Any:
