@@ -121,7 +121,7 @@ def preset(name: str) -> TransformerConfig:
 
 
 def load_run(name: str) -> RunConfig:
-    """A recipe file, or the default experiment on a preset's network.
+    """A recipe file, or the default experiment on a preset's network: text, or numbers to translate, or masked words.
 
     Raises ValueError for a faulty recipe, FileNotFoundError for a name that is neither file nor preset.
     """
@@ -135,7 +135,14 @@ def load_run(name: str) -> RunConfig:
     model = PRESETS[name]
     length = min(model.max_length, RunConfig().data.sequence_length)
     run = RunConfig(out=f"runs/{name}", model=model)
-    return dataclasses.replace(run, data=dataclasses.replace(run.data, sequence_length=length))
+    data = dataclasses.replace(run.data, sequence_length=length)
+    if model.n_encoder_layers:
+        pairs = dataclasses.replace(data, format="pairs", source=("numbers:de-en",), sequence_length=min(length, 64))
+        return dataclasses.replace(run, data=pairs)
+    if model.head_transform:
+        tokenizer = dataclasses.replace(run.tokenizer, special_tokens=("<|mask|>",))
+        return dataclasses.replace(run, data=data, objective="masked_lm", tokenizer=tokenizer)
+    return dataclasses.replace(run, data=data)
 
 
 def _from_file(path: Path) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from diptych.models.language_model import LanguageModel
 from diptych.models.network import initialize
 from diptych.nn.masks import Causal
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
-from diptych.samplers.beam import beam_search, power_of_length
+from diptych.samplers.beam import beam_search, beam_searches, power_of_length
 from tests.models.test_language_model import llama_weights
 
 VOCAB, EOS = 23, 22
@@ -167,6 +168,20 @@ def test_beam_search_with_enough_beams_finds_the_best_of_all() -> None:
     )
     assert list(found[0].ids) == continuations[totals.argmax()].tolist()
     assert found[0].log_probability == pytest.approx(float(totals.max()), abs=1e-4)
+
+
+def test_beams_without_a_token_equal_hugging_faces() -> None:
+    model, prompt = make(spread=0.35), [1, 2, 3]
+    options: dict[str, Any] = {"beams": 4, "max_new_tokens": 8, "eos_id": EOS}
+    ((free, *_),) = beam_searches(model, [prompt], **options)
+    banned = free.ids[1]
+    got = hugging_face(model).generate(
+        torch.tensor([prompt]), max_new_tokens=8, num_beams=4, do_sample=False, bad_words_ids=[[banned]]
+    )
+    expected = got[0, len(prompt) :].tolist()
+    expected = expected[: expected.index(EOS) + 1] if EOS in expected else expected
+    ((ours, *_),) = beam_searches(model, [prompt], never=(banned,), **options)
+    assert list(ours.ids) == expected and banned not in ours.ids and ours.ids != free.ids
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])

@@ -16,7 +16,15 @@ _STRIDE = 618_041
 """Prime to the sizes below: multiples of it, by the remainder, run through all places in a mixed order."""
 
 _FIRST_DAY, _DAYS = datetime.date(1900, 1, 1), 73_049
-_BY_DIGITS = ((0, 1_000), (1_000, 10_000), (10_000, 100_000), (100_000, 1_000_000))
+_KINDS_OF_NUMBERS = (
+    range(1_000),
+    range(1_000, 1_000_000, 1_000),
+    range(1_000, 10_000),
+    range(10_000, 100_000),
+    range(100_000, 1_000_000),
+)
+"""Of three digits at most; whole thousands, which are rare and end as no other number does; of four, five, six
+digits."""
 
 
 def is_written_out(source: str) -> bool:
@@ -36,14 +44,14 @@ def written_out(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _numbers() -> Iterator[int]:
-    """Every number below a million; those of three digits at most, of four, of five and of six in turns."""
-    streams = [(low, _places(high - low)) for low, high in _BY_DIGITS]
+    """Every number below a million once, the kinds of numbers in turns."""
+    streams = [(kind, _places(len(kind))) for kind in _KINDS_OF_NUMBERS]
     while streams:
-        for low, places in list(streams):
+        for kind, places in list(streams):
             if (place := next(places, None)) is None:
-                streams.remove((low, places))
-            else:
-                yield low + place
+                streams.remove((kind, places))
+            elif kind.step > 1 or kind[place] < 1_000 or kind[place] % 1_000:
+                yield kind[place]
 
 
 def _places(size: int) -> Iterator[int]:

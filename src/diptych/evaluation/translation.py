@@ -157,6 +157,8 @@ def _search(
         max_new_tokens=min(room, model.config.max_length),
         eos_id=eos_id,
         length_penalty=wu_penalty(search.length_penalty),
+        # Marian's opening token is its padding, which it was never taught not to write.
+        never=() if tokenizer.opening_id == eos_id else (tokenizer.opening_id,),
     )
     for best, *_ in searches:
         ended = best.ids[-1] == eos_id

@@ -77,8 +77,11 @@ def beam_searches(
     max_new_tokens: int,
     eos_id: int,
     length_penalty: LengthPenalty | None = None,
+    never: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
     """The `beams` best continuations of each prompt, best first; length_penalty None: the length itself.
+
+    never: tokens that no continuation may hold.
 
     A search ends when no unfinished beginning, at its present length, can score above the worst of `beams` finished
     ones. Raises ValueError for fewer than one beam.
@@ -98,7 +101,7 @@ def beam_searches(
     for step in range(1, max_new_tokens + 1):
         last = step == max_new_tokens
         rows, kept, first = [], [], 0
-        for search, candidates in zip(active, _candidates(logits, active, beams), strict=True):
+        for search, candidates in zip(active, _candidates(logits, active, beams, never), strict=True):
             parents = _extend(search, candidates, penalty(step), beams=beams, eos_id=eos_id, last=last)
             if not last and not _settled(search, beams, penalty(step)):
                 kept.append(search)
@@ -113,13 +116,17 @@ def beam_searches(
     return [search.finished for search in searches]
 
 
-def _candidates(logits: Tensor, active: Sequence[_Search], beams: int) -> list[list[tuple[float, int, int]]]:
+def _candidates(
+    logits: Tensor, active: Sequence[_Search], beams: int, never: Sequence[int]
+) -> list[list[tuple[float, int, int]]]:
     """Of each search the 2 `beams` likeliest extensions: log-probability, row within the search, token.
 
     All searches have equally many live rows: as many as there are beams, or as a small vocabulary allows.
     """
     scores = torch.tensor([[score] for search in active for _, score in search.live], device=logits.device)
-    log_p = (logits.float().log_softmax(-1) + scores).view(len(active), -1)
+    log_p = logits.float().log_softmax(-1)
+    log_p[:, list(never)] = float("-inf")
+    log_p = (log_p + scores).view(len(active), -1)
     best = log_p.topk(min(2 * beams, log_p.shape[1]))
     width = logits.shape[1]
     return [

@@ -59,6 +59,7 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     """
     out = Path(run.out)
     run = _agree_with_folder(with_network_of_init(run, out), out)
+    _check_parts(run)
     opened = open_init(run, out)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +87,19 @@ def _agree_with_folder(run: RunConfig, out: Path) -> RunConfig:
             "delete the folder, or give the same recipe to continue"
         )
     return run
+
+
+def _check_parts(run: RunConfig) -> None:
+    """Raises ValueError where network, data and objective do not fit together."""
+    if run.model.n_encoder_layers and run.data.format != "pairs":
+        raise ValueError(
+            f"an encoder-decoder learns from pairs, not from data.format = '{run.data.format}'; set data.format = "
+            "'pairs' and name a source of pairs, or set model.n_encoder_layers = 0"
+        )
+    if run.data.format == "pairs" and not run.model.n_encoder_layers:
+        raise ValueError("pairs are learnt by an encoder-decoder; set model.preset = 'vanilla-2017-tiny', for example")
+    if run.objective == "masked_lm" and run.data.format != "text":
+        raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
 
 
 def build_objective(run: RunConfig, tokenizer: Tokenizer, *, compiled: bool = False) -> Objective:

@@ -1,0 +1,38 @@
+"""Networks, data and objectives that do not fit together are refused before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.core.config import DataConfig, RunConfig, TransformerConfig
+from diptych.core.events import ignore
+from diptych.presets import load_run
+from diptych.training.distributed import World, choose_device
+from diptych.training.prepare import prepare
+
+PAIRS = DataConfig(source=("numbers:de-en",), format="pairs", max_bytes=20_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": TransformerConfig(n_encoder_layers=1)}, "learns from pairs"),
+        ({"data": PAIRS}, "by an encoder-decoder"),
+        ({"data": PAIRS, "model": TransformerConfig(n_encoder_layers=1), "objective": "masked_lm"}, "running text"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    run = RunConfig(out=str(tmp_path / "run"), **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(run, World(0, 1, choose_device("cpu")), ignore)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_presets_name_is_an_experiment_of_its_kind() -> None:
+    assert load_run("vanilla-2017-tiny").data.format == "pairs"
+    bert = load_run("bert-tiny")
+    assert bert.objective == "masked_lm" and bert.tokenizer.special_tokens == ("<|mask|>",)
+    assert load_run("llama-tiny").objective == "autoregressive" and load_run("llama-tiny").data.format == "text"
