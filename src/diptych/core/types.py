@@ -182,6 +182,16 @@ class ConditionalPredictor(Protocol):
         """The predictor of what follows from each row's source, of whose tokens the first `lengths` are no padding."""
         ...
 
+    @property
+    def unembedding(self) -> Float[Tensor, "v d"]:
+        """W_u, the un-embedding matrix."""
+        ...
+
+    @property
+    def output_bias(self) -> Float[Tensor, " v"] | None:
+        """What is added to the logits, if anything."""
+        ...
+
 
 @runtime_checkable
 class Objective(Protocol):

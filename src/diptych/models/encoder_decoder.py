@@ -97,7 +97,7 @@ class EncoderDecoder(nn.Module):
     def decode(
         self,
         x: Int[Tensor, "b t"],
-        states: Float[Tensor, "b s d"],
+        states: Float[Tensor, "_ s d"],
         seen: Lowered,
         *,
         mask: Mask,

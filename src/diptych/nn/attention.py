@@ -20,7 +20,7 @@ from diptych.nn.masks import Lowered
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation, rotate
 
-KeysAndValues = tuple[Float[Tensor, "b g k d"], Float[Tensor, "b g k d"]]
+KeysAndValues = tuple[Float[Tensor, "#b g k d_head"], Float[Tensor, "#b g k d_head"]]
 """A context as a layer attends to it."""
 
 
@@ -145,7 +145,7 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "b t m"],
         mask: Lowered,
         rotation: Rotation | None = None,
-        context: Float[Tensor, "b k m"] | KeysAndValues | None = None,
+        context: Float[Tensor, "#b k m"] | KeysAndValues | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b t m"]:
         if context is None:

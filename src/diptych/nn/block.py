@@ -43,7 +43,7 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
         cache: LayerCache | None = None,
         *,
-        context: Float[Tensor, "b s d"] | KeysAndValues | None = None,
+        context: Float[Tensor, "#b s d"] | KeysAndValues | None = None,
         context_mask: Lowered | None = None,
     ) -> Float[Tensor, "b t d"]:
         """`context_mask` says which positions of the context each of x may attend to; None: all."""

@@ -37,7 +37,7 @@ class Weights:
 
 def next_row(
     blocks: nn.ModuleList,
-    x: Float[Tensor, "1 1 m"],
+    x: Float[Tensor, "b t m"],
     mask: Lowered,
     rotation: Rotation | None,
     room: tuple[Float[Tensor, "l g n d"], Float[Tensor, "l g n d"], int],

@@ -31,7 +31,7 @@ class Autoregressive:
     slice_loss: SliceLoss = slice_loss
     label_smoothing: float = 0.0
 
-    def loss(self, model: TokenPredictor, batch: Batch, rng: Rng) -> Loss:
+    def loss(self, model: TokenPredictor | ConditionalPredictor, batch: Batch, rng: Rng) -> Loss:
         """Sum over the next tokens that count of their negative log-likelihood in nats, smoothed in training."""
         del rng  # nothing is random in this forward process
         states, targets = self._states_and_targets(model, batch)
@@ -50,7 +50,11 @@ class Autoregressive:
         return Loss(total=total, count=targets.numel())
 
     def likelihood(
-        self, model: TokenPredictor, batch: Batch, rng: Rng, counted: Bool[Tensor, "b t"] | None = None
+        self,
+        model: TokenPredictor | ConditionalPredictor,
+        batch: Batch,
+        rng: Rng,
+        counted: Bool[Tensor, "b t"] | None = None,
     ) -> Likelihood:
         """Exact negative log-likelihood of each row in nats; of the targets that are `counted`, if given."""
         del rng
@@ -62,7 +66,7 @@ class Autoregressive:
         nats = torch.where(counted, each.view_as(targets).double(), 0.0).sum(1)
         return Likelihood(nats=nats, count=counted.sum(1), kind="exact")
 
-    def _states_and_targets(self, model: TokenPredictor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _states_and_targets(self, model: TokenPredictor | ConditionalPredictor, batch: Batch) -> tuple[Tensor, Tensor]:
         mask: Mask = Causal()
         if batch.documents is not None:
             mask = Causal() & Documents(batch.documents[:, :-1])
@@ -70,4 +74,5 @@ class Autoregressive:
         if batch.cond is not None and batch.cond_lengths is not None:
             assert isinstance(model, ConditionalPredictor)
             model = model.given(batch.cond, batch.cond_lengths)
+        assert isinstance(model, TokenPredictor)
         return model.states(batch.x[:, :-1], mask=mask, positions=positions), batch.x[:, 1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ Special = Collection[str] | Literal["all"]
 """Which special tokens: some by name, none (an empty collection), or all that the tokenizer has."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Maps text to token ids and back without loss."""
 
