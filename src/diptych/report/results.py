@@ -192,7 +192,7 @@ class TranslationResult:
     score: TranslationScore
     examples: tuple[TranslationExample, ...]
     attention: Attention
-    """Of the first example, the mean over the heads of the last layer."""
+    """Of the example with the longest source, the mean over the heads of the last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)

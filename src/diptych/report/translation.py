@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from diptych.checkpoints.open import open_model
 from diptych.core.config import RunConfig
@@ -27,8 +28,8 @@ from diptych.training.prepare import prepare
 from diptych.training.run import train_experiment
 
 TASK = "German number words to English ones"
-NARROW = 3.9
-"""Inches of a drawing on a phone."""
+WIDE, NARROW = 7.4, 3.9
+"""Inches of a drawing on a wide page, and on a phone."""
 
 SCORED, SHOWN = 200, 4
 """Held-out pairs that are translated, and of these shown."""
@@ -59,7 +60,8 @@ def measure_translation(run: RunConfig, world: World, on_event: Handler) -> Tran
         TranslationExample(source=pair.source, translation=done.text, reference=pair.target)
         for pair, done in zip(pairs, found, strict=True)
     ]
-    weights = attention_map(model, tokenizer, found[0].source, found[0].ids)
+    longest = max(range(min(SHOWN, len(found))), key=lambda row: len(tokenizer.encode(found[row].source)))
+    weights = attention_map(model, tokenizer, found[longest].source, found[longest].ids)
     return TranslationResult(
         task=TASK,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -76,13 +78,15 @@ def measure_translation(run: RunConfig, world: World, on_event: Handler) -> Tran
 
 
 def drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
-    """The attention of the first example's translation over its source."""
+    """The attention of an example's translation over its source."""
     assert results.translation is not None
     found = results.translation.attention
     figure = attention_figure(
         AttentionMap(source=found.source, target=found.target, weights=torch.tensor(found.weights)[None, None])
     )
-    if narrow:
-        width, height = figure.get_size_inches()
-        figure.set_size_inches(min(width, NARROW), height * min(1.0, NARROW / width))
+    width, height = figure.get_size_inches()
+    whole = NARROW if narrow else WIDE
+    figure.set_size_inches(whole, height * min(1.0, whole / width))
+    # The picture is cut to what is drawn and then stretched to the page: few tokens must not become large ones.
+    figure.add_artist(Rectangle((0, 0), 1, 1, fill=False, linewidth=0, transform=figure.transFigure))
     return figure
