@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diptych.checkpoints import weights
+from diptych.checkpoints.gguf_export import write_gguf
 from diptych.checkpoints.hugging_face import open_hugging_face
 from diptych.checkpoints.hugging_face_export import export_hugging_face
 from diptych.checkpoints.open import OpenedModel, find, open_config, open_model
@@ -19,8 +20,10 @@ from diptych.checkpoints.run_folder import save_weights
 from diptych.checkpoints.weights import save_tensors
 from diptych.cli.main import main
 from diptych.core.config import TransformerConfig
+from diptych.models.language_model import LanguageModel
 from diptych.models.network import build_network, build_unfilled, initialize
 from diptych.nn.masks import Causal
+from diptych.tokenizers.bpe_training import train_bpe
 from diptych.tokenizers.hugging_face_folder import save_hugging_face
 from diptych.tokenizers.simple import ByteTokenizer
 from tests.checkpoints import families
@@ -266,3 +269,20 @@ def test_commands_take_a_hugging_face_folder(folder: Path, capsys: pytest.Captur
     (folder.parent / "text.txt").write_text("some text to score, long enough for two windows")
     assert main(["evaluate", str(folder), str(folder.parent / "text.txt"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] > 0
+
+
+def test_only_what_is_trained_here_or_has_its_own_token_begins_with_an_opening_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = train_bpe(["the sun rises in the east, the sun sets in the west "] * 9, 300)
+    config = TransformerConfig(vocab_size=300, d_model=32, n_layers=1, n_heads=2, max_length=64)
+    model = LanguageModel(config)
+    initialize(model, torch.Generator().manual_seed(0))
+    write_gguf(tmp_path / "m.gguf", model, tokenizer, file_type="F32", chat_template="{{ messages }}")
+    opened = open_model(tmp_path / "m.gguf")
+    assert not opened.opens
+    assert main(["generate", str(tmp_path / "m.gguf"), "--prompt", "the sun", "--temperature", "0", "--json"]) == 0
+    ids = json.loads(capsys.readouterr().out)["ids"]
+    context = tokenizer.encode_list("the sun")
+    with torch.inference_mode():
+        assert ids[0] == int(model(torch.tensor([context]), mask=Causal())[0, -1].argmax())

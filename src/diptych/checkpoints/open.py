@@ -34,6 +34,9 @@ class OpenedModel:
     """Tokens besides the tokenizer's end of document that end a text."""
     chat_template: str | None = None
     """Jinja source that makes a prompt of a conversation."""
+    opens: bool = True
+    """Whether a text begins with the tokenizer's opening token. It does in all that is trained here; others' networks
+    expect one only where their tokenizer has a token of its own for that."""
     objective: Literal["autoregressive", "masked_lm"] = "autoregressive"
     """What it was trained for: to continue text, or, as an encoder, to guess masked words."""
 
@@ -131,7 +134,8 @@ def _open(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> 
             )
     end = end_of(opened.tokenizer)
     others = tuple(token for token in opened.stop_ids if token != end)
-    return dataclasses.replace(opened, stop_ids=others)
+    opens = kind == "run folder" or end is None or opened.tokenizer.opening_id != end
+    return dataclasses.replace(opened, stop_ids=others, opens=opens)
 
 
 def _open_run(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> OpenedModel:

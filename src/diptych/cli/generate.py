@@ -123,7 +123,8 @@ def _request(options: Options, opened: OpenedModel, prompts: list[str]) -> Gener
     from diptych.tokenizers.base import document_ids, end_of
 
     model, tokenizer = language_model(opened), opened.tokenizer
-    ids = [document_ids(tokenizer, prompt) for prompt in prompts]
+    whole = [document_ids(tokenizer, prompt) for prompt in prompts]
+    ids = whole if opened.opens else [document[1:] or document for document in whole]
     longest = max(map(len, ids))
     room = options.max_new_tokens
     if model.config.position.startswith(("learned", "sinusoidal")):
