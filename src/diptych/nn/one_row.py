@@ -9,6 +9,8 @@ torch.
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -68,13 +70,38 @@ def next_row(
 _NOTHING = torch.zeros(0).numpy()
 
 
+SILENT_SECONDS = 2.0
+"""What takes longer is a compilation, not the reading of an earlier one, and is told."""
+
+
 @cache
 def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
+    """The loop for this type of weights, compiled; None where there is none."""
     if dtype not in (torch.float32, torch.bfloat16):
         return None
     from diptych.nn import kernels
 
-    return kernels.block_of_one_row if kernels.worth_using(torch.get_num_threads()) else None
+    if not kernels.worth_using(torch.get_num_threads()):
+        return None
+    loop: Callable[..., None] = kernels.block_of_one_row
+    timer = threading.Timer(SILENT_SECONDS, logging.getLogger("diptych").warning, (_COMPILING,))
+    timer.daemon = True
+    timer.start()
+    try:
+        _try(loop, dtype)
+    finally:
+        timer.cancel()
+    return loop
+
+
+_COMPILING = "compiling the loop that takes a token through a block; once on this machine, for about 15 seconds"
+
+
+def _try(kernel: Callable[..., None], dtype: torch.dtype) -> None:
+    """Call the loop on next to nothing: a block of one head of two dimensions."""
+    shapes = ((2,), (6, 2), (0,), (2, 2), (2,), (2, 2), (2, 1), (1, 1, 2), (1, 1, 2))
+    arrays = [_array(torch.zeros(shape, dtype=dtype)) for shape in shapes]
+    kernel(torch.ones(2).numpy(), _NOTHING, _NOTHING, *arrays, 0, 1e-5)
 
 
 def _weights(block: nn.Module, dtype: torch.dtype) -> Weights | None:
