@@ -51,6 +51,13 @@ class KeyValueCache:
         """Position of the next token: one number while all rows are equally long, else one a row."""
         return self.lengths if self.uniform is None else self.uniform
 
+    def end_after(self, count: int) -> int:
+        """Where the longest row ends when `count` positions are added. Raises ValueError where that is too far."""
+        end = self.longest + count
+        if end > self.max_length:
+            raise ValueError(f"the sequence grows to {end} tokens but its cache holds {self.max_length}")
+        return end
+
     def layer(self, index: int) -> CachedLayer:
         """The part that layer `index` appends to."""
         return CachedLayer(self, index)

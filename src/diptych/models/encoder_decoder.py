@@ -22,7 +22,7 @@ from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
 from diptych.nn.masks import Causal, Keys, Lowered, lower
 from diptych.nn.normalization import build_norm
-from diptych.nn.positions import Rotation, rope_frequencies, rotation, sinusoidal_table
+from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
 from diptych.nn.precision import matmul_dtype
 
 
@@ -61,13 +61,8 @@ class EncoderDecoder(nn.Module):
 
     def add_tables(self) -> None:
         """Make the tables by which positions are told, float32."""
-        config = self.config
-        rope = rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
-        self.register_buffer("rope", rope if config.position == "rope" else None, persistent=False)
-        halves = config.position == "sinusoidal_halves"
-        is_sinusoidal = config.position.startswith("sinusoidal")
-        sinusoids = sinusoidal_table(config.max_length, config.d_model, halves=halves) if is_sinusoidal else None
-        self.register_buffer("sinusoids", sinusoids, persistent=False)
+        for name, table in position_tables(self.config).items():
+            self.register_buffer(name, table, persistent=False)
 
     @property
     def unembedding(self) -> Float[Tensor, "v d"]:
@@ -112,9 +107,7 @@ class EncoderDecoder(nn.Module):
         count = x.shape[1]
         own = None if cache is None else cache.own
         offset = 0 if own is None else own.offset
-        end = count if own is None else own.longest + count
-        if own is not None and end > own.max_length:
-            raise ValueError(f"the sequence grows to {end} tokens but its cache holds {own.max_length}")
+        end = count if own is None else own.end_after(count)
         if positions is None:
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
@@ -143,12 +136,7 @@ class EncoderDecoder(nn.Module):
         self, x: Tensor, positions: Tensor, norm: nn.Module | None, end: int | None = None
     ) -> tuple[Tensor, Rotation | None]:
         """Token and position embeddings, and the rotation of queries and keys where positions are told by one."""
-        config, end = self.config, end or x.shape[1]
-        if (self.position_embedding is not None or self.sinusoids is not None) and end > config.max_length:
-            raise ValueError(
-                f"{end} tokens are more than the {config.max_length} that this model's {config.position} positions "
-                "reach; use shorter text, or a model with rotary positions"
-            )
+        check_reach(self.config, end or x.shape[1])
         h: Tensor = self.embedding(x)
         if self.position_embedding is not None:
             h = h + self.position_embedding(positions)
@@ -157,7 +145,7 @@ class EncoderDecoder(nn.Module):
         if norm is not None:
             h = norm(h)
         turn = None if self.rope is None else rotation(positions, self.rope, matmul_dtype(h))
-        return nn.functional.dropout(h, config.dropout, self.training), turn
+        return nn.functional.dropout(h, self.config.dropout, self.training), turn
 
 
 @final

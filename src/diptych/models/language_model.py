@@ -21,7 +21,7 @@ from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, une
 from diptych.nn.masks import Both, Lowered, Window, lower
 from diptych.nn.normalization import build_norm
 from diptych.nn.one_row import next_row
-from diptych.nn.positions import Rotation, alibi_slopes, rope_frequencies, rotation, sinusoidal_table
+from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
 from diptych.nn.precision import matmul_dtype
 
 
@@ -55,18 +55,7 @@ class LanguageModel(nn.Module):
 
     def add_tables(self) -> None:
         """Make the tables by which positions are told, float32."""
-        config = self.config
-        rope = rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling)
-        tables = {
-            "rope": rope if config.position == "rope" else None,
-            "slopes": alibi_slopes(config.n_heads) if config.position == "alibi" else None,
-            "sinusoids": sinusoidal_table(
-                config.max_length, config.d_model, halves=config.position == "sinusoidal_halves"
-            )
-            if config.position.startswith("sinusoidal")
-            else None,
-        }
-        for name, table in tables.items():
+        for name, table in position_tables(self.config).items():
             self.register_buffer(name, table, persistent=False)
 
     @property
@@ -110,8 +99,8 @@ class LanguageModel(nn.Module):
         del time, cond  # this network is not conditioned
         count = x.shape[1]
         offset = 0 if cache is None else cache.offset
-        end = count if cache is None else cache.longest + count
-        self._check_length(end, cache)
+        end = count if cache is None else cache.end_after(count)
+        check_reach(self.config, end)
         if positions is None:
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
@@ -153,13 +142,3 @@ class LanguageModel(nn.Module):
 
     def _rotation(self, positions: Tensor, h: Tensor) -> Rotation | None:
         return None if self.rope is None else rotation(positions, self.rope, matmul_dtype(h))
-
-    def _check_length(self, end: int, cache: KeyValueCache | None) -> None:
-        if cache is not None and end > cache.max_length:
-            raise ValueError(f"the sequence grows to {end} tokens but its cache holds {cache.max_length}")
-        has_table = self.position_embedding is not None or self.sinusoids is not None
-        if has_table and end > self.config.max_length:
-            raise ValueError(
-                f"{end} tokens are more than the {self.config.max_length} that this model's {self.config.position} "
-                "positions reach; use shorter text, or a model with rotary positions"
-            )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.core.config import RopeScaling
+from diptych.core.config import RopeScaling, TransformerConfig
 
 Rotation = tuple[Float[Tensor, "#b t 1 d_head"], Float[Tensor, "#b t 1 d_head"]]
 """Cosines and sines for each position, the halves of the head width repeated."""
@@ -67,3 +67,24 @@ def alibi_slopes(n_heads: int) -> Float[Tensor, " h"]:
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
     slopes += [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (n_heads - power), 2)]
     return torch.tensor(slopes)
+
+
+def position_tables(config: TransformerConfig) -> dict[str, Tensor | None]:
+    """The tables, float32, by which a configuration tells positions; None for each that it does not use."""
+    halves = config.position == "sinusoidal_halves"
+    is_sinusoidal = config.position.startswith("sinusoidal")
+    is_rotary, is_alibi = config.position == "rope", config.position == "alibi"
+    return {
+        "rope": rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling) if is_rotary else None,
+        "slopes": alibi_slopes(config.n_heads) if is_alibi else None,
+        "sinusoids": sinusoidal_table(config.max_length, config.d_model, halves=halves) if is_sinusoidal else None,
+    }
+
+
+def check_reach(config: TransformerConfig, end: int) -> None:
+    """Raises ValueError where a sequence of `end` tokens outgrows a table that is added to the embedding."""
+    if config.position.startswith(("learned", "sinusoidal")) and end > config.max_length:
+        raise ValueError(
+            f"{end} tokens are more than the {config.max_length} that this model's {config.position} positions reach; "
+            "use shorter text, or a model with rotary positions"
+        )
