@@ -18,6 +18,10 @@ RECIPE = "recipe.toml"
 ALL_TEXT = 2**63 - 1
 """As `tokenizer.train_bytes`: no limit."""
 
+AttentionKind = Literal[
+    "softmax", "linear", "gated_delta", "transformer_xl", "titans_context", "titans_gate", "titans_layer"
+]
+
 TokenizerKind = Literal["byte", "character", "word", "sennrich", "wordpiece", "unigram", "bpe"]
 
 
@@ -35,6 +39,45 @@ class RopeScaling:
     """Wavelengths below `original_max_length / high_freq_factor` are left as they are."""
     original_max_length: int = 8192
     """The context length of the training before stretching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """Reading in segments: Transformer-XL (Dai et al. 2019) and Titans' memory as context (Behrouz et al. 2025)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    length: int = 128
+    """Positions of a segment, which attend to one another."""
+    memory_length: int = 128
+    """Transformer-XL: positions before the segment that it attends to as well, and into which no gradient flows."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.memory_length < 0:
+            raise ValueError("segment.length must be at least 1 and segment.memory_length must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralMemoryConfig:
+    """Titans' long-term memory (Behrouz et al. 2025): a small network that learns, while it reads, to give values for
+    keys."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    depth: int = 1
+    """Layers of the memory network; 1: a matrix a head."""
+    expansion: int = 2
+    """Inner width of a deeper memory, in widths of a head."""
+    chunk_length: int = 32
+    """Tokens whose surprise is measured by the same memory; 1: every token changes what measures the next."""
+    n_persistent: int = 4
+    """Learned positions that every token may attend to, whatever the text."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.expansion < 1 or self.chunk_length < 1 or self.n_persistent < 0:
+            raise ValueError(
+                "memory.depth, memory.expansion and memory.chunk_length must be at least 1, memory.n_persistent 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +121,17 @@ class TransformerConfig:
     """Stretching of the rotary frequencies for long contexts."""
     window: int | None = None
     """Each position attends to so many positions, itself and those before it (Mistral 7B); None: to all."""
+    mask: tuple[str, ...] = ()
+    """What the positions of each layer may attend to, such as `window(512) | sinks(4)`, besides what the objective hides;
+    several masks take turns from layer to layer. `diptych attention show --help` lists them."""
+    attention: tuple[AttentionKind, ...] = ("softmax",)
+    """How the layers mix positions; several kinds take turns from layer to layer. Attention; its linear form
+    (Katharopoulos et al. 2020); the gated delta rule (Yang et al. 2025); Transformer-XL's recurrence (Dai et al. 2019);
+    Titans' memory as context, gate or layer (Behrouz et al. 2025)."""
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    """Lengths of `transformer_xl` and `titans_context`."""
+    memory: NeuralMemoryConfig = field(default_factory=NeuralMemoryConfig)
+    """The memory of the `titans` kinds."""
     feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu"] = "swiglu"
     """Activation of the feed-forward layer."""
     bias: bool = False
@@ -117,8 +171,18 @@ class TransformerConfig:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
+        if not self.attention:
+            raise ValueError('attention names no kind; the usual one is ["softmax"]')
+        if self.n_encoder_layers and (self.mask or self.attention != ("softmax",)):
+            raise ValueError(
+                "mask and attention choose among the forms of a decoder; leave them out of an encoder-decoder"
+            )
         if self.n_encoder_layers and self.position == "alibi":
             raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
+
+    def attention_of(self, layer: int) -> AttentionKind:
+        """How a layer mixes positions."""
+        return self.attention[layer % len(self.attention)]
 
     @property
     def kv_heads(self) -> int:

@@ -46,7 +46,7 @@ class LanguageModel(nn.Module):
         learned = config.position == "learned"
         self.position_embedding = TokenEmbedding(config.max_length, config.d_model) if learned else None
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config, layer=i) for i in range(config.n_layers))
         self.final_norm = build_norm(config) if config.norm_placement == "pre" else None
         self.head_transform = HeadTransform(config) if config.head_transform else None
         self.head = None if config.tied_embedding else Unembedding(config.vocab_size, config.d_model)

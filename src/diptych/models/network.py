@@ -8,6 +8,7 @@ from torch import nn
 from diptych.core.config import TransformerConfig
 from diptych.models.encoder_decoder import EncoderDecoder
 from diptych.models.language_model import LanguageModel
+from diptych.nn.mixer import Recurrence
 
 Network = LanguageModel | EncoderDecoder
 
@@ -52,3 +53,6 @@ def initialize(model: Network, generator: torch.Generator) -> None:
                 parameter.zero_()
             else:
                 parameter.fill_(1.0)
+        for module in model.modules():
+            if isinstance(module, Recurrence):
+                module.start(generator)

@@ -1,6 +1,6 @@
 """How do layers stack?
 
-A residual block of attention and feed-forward, normalized before each sublayer (GPT-2, Llama) or after each sum
+A residual block of attention (or another layer that mixes positions) and feed-forward, normalized before each sublayer (GPT-2, Llama) or after each sum
 (Vaswani et al. 2017). A decoder's block may attend to an encoder's output between the two.
 """
 
@@ -16,8 +16,18 @@ from diptych.core.config import TransformerConfig
 from diptych.nn.attention import KeysAndValues, LayerCache, MultiHeadAttention
 from diptych.nn.feed_forward import FeedForward
 from diptych.nn.masks import Lowered
+from diptych.nn.mixer import Given, LayerState
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation
+
+
+def build_mixer(config: TransformerConfig, layer: int) -> nn.Module:
+    """How a layer of this configuration mixes positions: attention, or a `Recurrence`."""
+    match config.attention_of(layer):
+        case "softmax":
+            return MultiHeadAttention(config)
+        case kind:
+            raise NotImplementedError(kind)
 
 
 @final
@@ -25,12 +35,12 @@ class Block(nn.Module):
     """x + attention, with `cross` then x + cross-attention, then x + feed-forward; normalized as `norm_placement`
     says."""
 
-    def __init__(self, config: TransformerConfig, *, cross: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, layer: int = 0, cross: bool = False) -> None:
         super().__init__()
         self.pre = config.norm_placement == "pre"
         self.dropout = config.dropout
         self.attention_norm = build_norm(config)
-        self.attention = MultiHeadAttention(config)
+        self.attention = build_mixer(config, layer)
         self.cross_norm = build_norm(config) if cross else None
         self.cross_attention = MultiHeadAttention(config) if cross else None
         self.feed_forward_norm = build_norm(config)
@@ -39,9 +49,9 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        mask: Lowered,
+        mask: Given,
         rotation: Rotation | None = None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | LayerState | None = None,
         *,
         context: Float[Tensor, "#b s d"] | KeysAndValues | None = None,
         context_mask: Lowered | None = None,

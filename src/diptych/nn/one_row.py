@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diptych.nn.attention import MultiHeadAttention
 from diptych.nn.block import Block
 from diptych.nn.linear import Linear
 from diptych.nn.masks import Lowered
@@ -108,6 +109,8 @@ def _weights(block: nn.Module, dtype: torch.dtype) -> Weights | None:
     """The block's parameters, taken once, and again where they have moved; None where the loop does not serve it."""
     assert isinstance(block, Block)
     attention, inner = block.attention, block.feed_forward
+    if not isinstance(attention, MultiHeadAttention):
+        return None
     layers = (attention.input, attention.output, inner.input, inner.output)
     first, second = block.attention_norm, block.feed_forward_norm
     if not isinstance(first, RMSNorm) or not isinstance(second, RMSNorm):
@@ -132,6 +135,7 @@ def _weights(block: nn.Module, dtype: torch.dtype) -> Weights | None:
 def _serves(block: Block, dtype: torch.dtype) -> bool:
     """Whether a block of linear layers and root mean squares is otherwise one that the loop knows."""
     attention, inner = block.attention, block.feed_forward
+    assert isinstance(attention, MultiHeadAttention)
     if not block.pre or block.cross_norm is not None or attention.query_norm is not None:
         return False
     if inner.activation != "swiglu" or any(p.dtype != dtype or not p.is_contiguous() for p in block.parameters()):
@@ -142,6 +146,7 @@ def _serves(block: Block, dtype: torch.dtype) -> bool:
 def _take(block: Block, places: tuple[int, ...], dtype: torch.dtype) -> Weights:
     attention, inner = block.attention, block.feed_forward
     first, second = block.attention_norm, block.feed_forward_norm
+    assert isinstance(attention, MultiHeadAttention)
     assert isinstance(first, RMSNorm) and isinstance(second, RMSNorm)
     bias = attention.input.bias
     arrays = (
