@@ -11,7 +11,8 @@ from torch import nn
 from diptych.core.config import TransformerConfig
 from diptych.nn.attention import BLOCK, MultiHeadAttention, attention
 from diptych.nn.block import Block
-from diptych.nn.masks import Causal, Full, Keys, Lowered, Window, lower
+from diptych.nn.lowering import Lowered, lower
+from diptych.nn.masks import Causal, Full, Keys, Window
 from diptych.nn.normalization import RMSNorm
 
 CONFIG = TransformerConfig(
@@ -114,8 +115,9 @@ def test_norms_of_heads_make_attention_blind_to_the_scale_of_queries() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 20])
 def test_a_window_allows_what_its_definition_says(width: int) -> None:
-    dense = lower(Causal() & Window(width), queries=12, keys=12, offset=0).dense
-    assert dense is not None
+    lowered = lower(Causal() & Window(width), queries=12, keys=12, offset=0)
+    assert lowered.causal == (width >= 12), "a window that hides nothing costs nothing"
+    dense = torch.ones(1, 1, 12, 12).tril().bool() if lowered.dense is None else lowered.dense
     for query in range(12):
         for key in range(12):
             assert bool(dense[0, 0, query, key]) == (query - width < key <= query)

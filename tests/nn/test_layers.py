@@ -11,7 +11,8 @@ from diptych.nn.attention import MultiHeadAttention, attention
 from diptych.nn.block import Block
 from diptych.nn.embedding import TokenEmbedding, unembed
 from diptych.nn.feed_forward import FeedForward
-from diptych.nn.masks import Causal, Lowered, lower
+from diptych.nn.lowering import Lowered, lower
+from diptych.nn.masks import Causal
 from diptych.nn.normalization import LayerNorm, RMSNorm
 from diptych.nn.positions import rope_frequencies, rotation
 

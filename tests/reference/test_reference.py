@@ -15,7 +15,8 @@ from diptych.core.types import Batch
 from diptych.models.language_model import LanguageModel
 from diptych.nn.attention import MultiHeadAttention
 from diptych.nn.embedding import TokenEmbedding, unembed
-from diptych.nn.masks import Causal, Lowered
+from diptych.nn.lowering import Lowered
+from diptych.nn.masks import Causal
 from diptych.nn.normalization import LayerNorm, RMSNorm
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.reference.attention import Head, attention, causal_mask, mh_attention

@@ -167,6 +167,8 @@ class Conversation:
         while common < min(len(self.known), len(prompt) - 1) and self.known[common] == prompt[common]:
             common += 1
         needed = len(prompt) + room
+        if self.cache is not None and not self.cache.is_whole and common < self.cache.longest:
+            self.cache, common = None, 0  # what it holds cannot be cut
         if self.cache is None or self.cache.max_length < needed:
             kept = self.cache if common else None
             self.cache = self.model.new_cache(1, min(2 * needed, max(needed, self.model.config.max_length)))

@@ -17,23 +17,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from diptych.checkpoints.open import OpenedModel
+    from diptych.core.config import RunConfig
     from diptych.core.events import Handler
     from diptych.data.parallel import Pair
     from diptych.data.sources import Document
     from diptych.evaluation.likelihood import TextScore
+    from diptych.evaluation.recall import RecallScore, Share
     from diptych.evaluation.yardsticks import Yardstick
 
 DESCRIPTION = """Score a model on data: exact bits per byte, nats per token and perplexity; of an encoder-decoder BLEU,
-chrF, exact matches and nats per token.
+chrF, exact matches and nats per token; of a run that learnt to recall needles the share of right answers by distance.
 
 DATA is what data.source of a recipe takes: files, folders, JSONL, Parquet, hf:NAME, or stdlib; for an encoder-decoder
 pairs: A.en+A.de, .tsv, .jsonl, .po, .mo, folders, hf:NAME, numbers:en-de. The data count as they are; nothing is held
-out or left out. Without DATA a run that translates is scored on the pairs that it held out itself.
+out or left out. Without DATA a run that translates is scored on the pairs that it held out itself, and one that recalls
+on documents that nothing was learnt from.
 
 examples:
   diptych evaluate runs/tiny my/texts
   diptych evaluate runs/tiny notes.jsonl --text-field body --stride 64 --yardsticks
   diptych evaluate runs/translate --beams 1
+  diptych evaluate runs/recall
 """
 
 
@@ -58,13 +62,15 @@ class Options:
     stride: int | None = None
     """New tokens in a window, the rest being context; smaller is slower and scores better. None: half a window."""
     batch_size: int = 16
-    """Windows, or pairs, in a forward pass."""
+    """Windows, pairs or documents in a forward pass."""
     beams: int = 4
     """Beams of the search for translations; 1 takes the likeliest token at every step."""
     length_penalty: float = 0.6
     """The search compares log-probability / ((5 + length) / 6)^length_penalty."""
     max_pairs: int | None = None
     """Score at most so many pairs."""
+    recall_documents: int = 256
+    """Documents in which needles are asked for."""
     yardsticks: bool = False
     """Also compress the same text with xz and brotli."""
     json: bool = False
@@ -79,6 +85,8 @@ def main(arguments: list[str]) -> int:
     if opened.model.config.n_encoder_layers:
         return _translation(options, opened)
     check_continues(opened, options.model)
+    if not options.data and (recipe := _recipe(options.model)) is not None and recipe.data.format == "recall":
+        return _recall(options, opened, recipe)
     return _likelihood(options, opened)
 
 
@@ -137,16 +145,72 @@ def _translation(options: Options, opened: OpenedModel) -> int:
 
 
 def _pairs(options: Options, on_event: Handler) -> Iterator[Pair]:
-    from diptych.checkpoints.run_folder import load_recipe
-    from diptych.core.config import RECIPE
     from diptych.data.parallel import all_pairs, heldout_pairs
 
     if options.data:
         return all_pairs(options.data, options.pair_fields, on_event)
-    folder = Path(options.model)
-    if not (folder / RECIPE).is_file() or (recipe := load_recipe(folder)).data.format != "pairs":
+    recipe = _recipe(options.model)
+    if recipe is None or recipe.data.format != "pairs":
         raise ValueError(f"name the pairs to score on, as in: diptych evaluate {options.model} test.en+test.de")
     return heldout_pairs(recipe.data, on_event)
+
+
+def _recipe(model: str) -> RunConfig | None:
+    """The recipe of a run folder; None for any other model."""
+    from diptych.checkpoints.run_folder import load_recipe
+    from diptych.core.config import RECIPE
+
+    return load_recipe(Path(model)) if (Path(model) / RECIPE).is_file() else None
+
+
+def _recall(options: Options, opened: OpenedModel, recipe: RunConfig) -> int:
+    from diptych.data.recall import HELD_OUT, RecallStream
+    from diptych.evaluation.recall import attention_reach, score_recall
+
+    model = language_model(opened)
+    stream = RecallStream(recipe.data, opened.tokenizer, seed=recipe.train.seed, purpose=HELD_OUT)
+    with ConsoleHandler() as console:
+        score = score_recall(
+            model,
+            stream,
+            n_documents=options.recall_documents,
+            batch_size=options.batch_size,
+            reach=attention_reach(model.config),
+            on_event=console,
+        )
+    _show_recall(options, score)
+    return 0
+
+
+def _show_recall(options: Options, score: RecallScore) -> None:
+    if options.json:
+        record = {
+            "model": options.model,
+            "documents": score.n_documents,
+            "chance": score.chance,
+            "reach": score.reach,
+            "whole": _share_record(score.whole),
+            "beyond_reach": None if score.beyond_reach is None else _share_record(score.beyond_reach),
+            "bins": [_share_record(share) for share in score.bins()],
+        }
+        print(json.dumps(record))
+        return
+    for share in score.bins():
+        print(f"recall at a distance of {f'{share.first}-{share.last}':>9} tokens: {_share_text(share)}")
+    print(f"recall at any distance: {_share_text(score.whole)}; by chance {score.chance:.1%}")
+    if score.beyond_reach is not None:
+        print(
+            f"attention alone carries a needle {score.reach} tokens; recall beyond: {_share_text(score.beyond_reach)}"
+        )
+
+
+def _share_record(share: Share) -> dict[str, object]:
+    return {**vars(share), "accuracy": share.accuracy, "interval": share.interval}
+
+
+def _share_text(share: Share) -> str:
+    low, high = share.interval
+    return f"{share.accuracy:6.1%} of {share.count:,} (95 % interval {low:.1%} to {high:.1%})"
 
 
 def _show(options: Options, score: TextScore, rows: list[Yardstick]) -> None:

@@ -119,12 +119,20 @@ def fill(opened: OpenedModel, text: str, candidates: int = 5) -> Filled:
 
 
 def request_of(tokenizer: Tokenizer, text: str) -> tuple[FillRequest, int]:
-    """The tokens of a text with masks, as a document of training looks, and how many stand before it.
+    """The tokens of a text with masks, as a document of training looks, and how many stand before it."""
+    from diptych.objectives.masked_lm import mask_id_of, ordinary_tokens
+    from diptych.samplers.fill import FillRequest
+
+    ordinary = ordinary_tokens(tokenizer.vocab_size, tokenizer.special_tokens.values())
+    return FillRequest(ids=document_of(tokenizer, text), mask_id=mask_id_of(tokenizer), ordinary=ordinary), 1
+
+
+def document_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, which may hold masks, as a document of an encoder's training looks.
 
     The space before a mask goes to the mask where tokens begin with their space.
     """
-    from diptych.objectives.masked_lm import MASK_NAMES, mask_id_of, ordinary_tokens
-    from diptych.samplers.fill import FillRequest
+    from diptych.objectives.masked_lm import MASK_NAMES, mask_id_of
 
     mask_id = mask_id_of(tokenizer)
     pieces = map(tokenizer.token_bytes, range(tokenizer.vocab_size))
@@ -136,8 +144,7 @@ def request_of(tokenizer: Tokenizer, text: str) -> tuple[FillRequest, int]:
         ids += [mask_id, *tokenizer.encode(part).tolist()]
     if tokenizer.opening_id != tokenizer.eos_id:
         ids.append(tokenizer.eos_id)
-    ordinary = ordinary_tokens(tokenizer.vocab_size, tokenizer.special_tokens.values())
-    return FillRequest(ids=ids, mask_id=mask_id, ordinary=ordinary), 1
+    return ids
 
 
 def _encoder(opened: OpenedModel) -> LanguageModel:

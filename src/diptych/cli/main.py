@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "write a model as a Hugging Face folder or a GGUF file",
     "stability": "where does training diverge? depth and learning rate, by normalization and its place",
     "tokenizer": "train, use, show, compare and study tokenizers",
+    "attention": "what attends to what: draw masks, a model's heads, and what attention costs",
     "data": "what a corpus is like: the lengths of its documents",
     "paper": "the review as code: every table, equation and figure, with its reference, fast form and test",
 }
@@ -36,6 +37,11 @@ GROUPS = {
         "show": "a text in coloured tokens, in the terminal or as a picture",
         "compare": "tokenizers side by side on a text: tokens, bytes per token, speed, cost under attention",
         "study": "how large should a vocabulary be? models of equal compute over vocabulary sizes",
+    },
+    "attention": {
+        "show": "draw masks: who may attend to whom",
+        "map": "what the heads of a trained model attend to in a text",
+        "cost": "time and peak memory against the length, by form, and the exponents that they follow",
     },
     "data": {
         "lengths": "how long the documents of corpora are, and how often each distance between tokens occurs",

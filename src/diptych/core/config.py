@@ -70,6 +70,9 @@ class NeuralMemoryConfig:
     """Inner width of a deeper memory, in widths of a head."""
     chunk_length: int = 32
     """Tokens whose surprise is measured by the same memory; 1: every token changes what measures the next."""
+    max_step: float = 0.5
+    """Largest step size theta; 0.5 brings the value of a key to what it is told in one step, where the memory is a
+    matrix."""
     n_persistent: int = 4
     """Learned positions that every token may attend to, whatever the text."""
 
@@ -78,6 +81,8 @@ class NeuralMemoryConfig:
             raise ValueError(
                 "memory.depth, memory.expansion and memory.chunk_length must be at least 1, memory.n_persistent 0"
             )
+        if self.max_step <= 0.0:
+            raise ValueError(f"memory.max_step={self.max_step} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +127,8 @@ class TransformerConfig:
     window: int | None = None
     """Each position attends to so many positions, itself and those before it (Mistral 7B); None: to all."""
     mask: tuple[str, ...] = ()
-    """What the positions of each layer may attend to, such as `window(512) | sinks(4)`, besides what the objective hides;
-    several masks take turns from layer to layer. `diptych attention show --help` lists them."""
+    """What the positions of each layer may attend to, such as `window(512) | sinks(4)`, besides what the objective
+    hides; several masks take turns from layer to layer. `diptych attention show --help` lists them."""
     attention: tuple[AttentionKind, ...] = ("softmax",)
     """How the layers mix positions; several kinds take turns from layer to layer. Attention; its linear form
     (Katharopoulos et al. 2020); the gated delta rule (Yang et al. 2025); Transformer-XL's recurrence (Dai et al. 2019);
@@ -246,6 +251,34 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecallConfig:
+    """Documents in which needles, a key and its value, are hidden and asked for at the end (Hsieh et al. 2024; Arora et
+    al. 2023): what `data.format = "recall"` trains on."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    n_needles: int = 8
+    """Needles in a document; their keys differ."""
+    n_queries: int = 8
+    """Needles that are asked for at the end of a document."""
+    n_keys: int = 32
+    """Different keys."""
+    n_values: int = 64
+    """Different values; a guess is right once in so many times."""
+    nearest: int = 2
+    """Least distance in tokens from a needle to where it is asked for."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_queries <= self.n_needles <= self.n_keys:
+            raise ValueError(
+                "of n_queries, n_needles and n_keys each must be at least 1 and none larger than the next, not "
+                f"{self.n_queries}, {self.n_needles} and {self.n_keys}"
+            )
+        if self.n_values < 2 or self.nearest < 2:
+            raise ValueError(f"n_values={self.n_values} and nearest={self.nearest} must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the text comes from and how it is cut."""
 
@@ -254,9 +287,9 @@ class DataConfig:
     source: tuple[str, ...] = ("stdlib",)
     """`stdlib` (Python's own library, always at hand), files or folders (.txt, .md, .py, .jsonl, .parquet, ...), or
     `hf:NAME` for a Hugging Face data set."""
-    format: Literal["text", "pairs", "chat"] = "text"
+    format: Literal["text", "pairs", "chat", "recall"] = "text"
     """What the source holds: running text; pairs of a text and its translation; or conversations, of which only the
-    assistant's answers are learnt."""
+    assistant's answers are learnt. `recall` needs no source: its documents are made up as training goes on."""
     text_field: str = "text"
     """Field or column of the text in JSONL, Parquet and data sets."""
     pair_fields: tuple[str, str] = ("source", "target")
@@ -273,6 +306,8 @@ class DataConfig:
     """Attention does not cross the documents packed into one sequence."""
     max_bytes: int | None = None
     """Read at most this much text."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    """The documents of the format `recall`."""
 
 
 @dataclass(frozen=True, kw_only=True)

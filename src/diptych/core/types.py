@@ -27,6 +27,10 @@ class Mask(Protocol):
         """True where the query at position `query` may attend to the key at position `key`."""
         ...
 
+    def bounds(self, query: Any, key: Any) -> Any:
+        """What holds of whole blocks of queries and keys: `Bounds` of two `Span`s."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

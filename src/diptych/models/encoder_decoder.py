@@ -20,7 +20,8 @@ from diptych.models.cache import EncoderDecoderCache, KeyValueCache
 from diptych.nn.attention import KeysAndValues, MultiHeadAttention
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
-from diptych.nn.masks import Causal, Keys, Lowered, lower
+from diptych.nn.lowering import Lowered, lower
+from diptych.nn.masks import Causal, Keys
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
 from diptych.nn.precision import matmul_dtype

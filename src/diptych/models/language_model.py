@@ -16,9 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
 from diptych.models.cache import KeyValueCache
+from diptych.models.layers import kinds_of_layers, mask_of
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
-from diptych.nn.masks import Both, Lowered, Window, lower
+from diptych.nn.lowering import Lowered, lower
+from diptych.nn.masks import Both
+from diptych.nn.mixer import Given, read_in_order
 from diptych.nn.normalization import build_norm
 from diptych.nn.one_row import next_row
 from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
@@ -42,6 +45,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.checkpoint_activations = False
+        self._kinds = range(kinds_of_layers(config))
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model, scaled=config.embedding_scale)
         learned = config.position == "learned"
         self.position_embedding = TokenEmbedding(config.max_length, config.d_model) if learned else None
@@ -105,25 +109,38 @@ class LanguageModel(nn.Module):
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
-        if self.config.window is not None and end > self.config.window:
-            mask = Both(mask, Window(self.config.window))
-        lowered = lower(mask, queries=count, keys=end, offset=offset, slopes=self.slopes, device=x.device)
-        if lowered.dense is not None and lowered.dense.is_floating_point():
-            lowered = type(lowered)(dense=lowered.dense.to(matmul_dtype(h)))
-        h = self._through_blocks(h, lowered, self._rotation(positions, h), cache)
+        given = [self._given(mask, layer, x, h, cache) for layer in self._kinds]
+        h = self._through_blocks(h, given, self._rotation(positions, h), cache)
         if cache is not None:
             cache.advance(count)
         h = h if self.final_norm is None else self.final_norm(h)
         return h if self.head_transform is None else self.head_transform(h)
 
+    def _given(self, mask: Mask, layer: int, x: Tensor, h: Tensor, cache: KeyValueCache | None) -> Given:
+        """What the layers of the kind of this layer are given: a mask lowered for them, or a passage to read."""
+        own = mask_of(self.config, layer)
+        mask = mask if own is None else Both(mask, own)
+        count = x.shape[1]
+        offset = 0 if cache is None else cache.offset
+        if self.config.attention_of(layer) != "softmax":
+            return read_in_order(mask, lengths=None if cache is None else cache.expected, offset=offset)
+        keys = count if cache is None else cache.longest + count
+        places = None if cache is None else cache.key_positions(layer, count)
+        lowered = lower(
+            mask, queries=count, keys=keys, offset=offset, slopes=self.slopes, key_positions=places, device=x.device
+        )
+        return lowered.in_precision(matmul_dtype(h))
+
     def _through_blocks(
-        self, h: Tensor, lowered: Lowered, turn: Rotation | None, cache: KeyValueCache | None
+        self, h: Tensor, given: list[Given], turn: Rotation | None, cache: KeyValueCache | None
     ) -> Tensor:
-        if cache is not None and (room := cache.single_row()) is not None:
-            row = next_row(self.blocks, h, lowered, turn, room)
+        first = given[0]
+        if isinstance(first, Lowered) and cache is not None and (room := cache.single_row()) is not None:
+            row = next_row(self.blocks, h, first, turn, room)
             if row is not None:
                 return row
         for index, block in enumerate(self.blocks):
+            lowered = given[index % len(given)]
             if self.checkpoint_activations and self.training:
                 h = checkpoint(block, h, lowered, turn, use_reentrant=False)
             else:

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
+from diptych.nn.block_sparse import block_sparse_attention
 from diptych.nn.linear import Linear, linear
-from diptych.nn.masks import Lowered
+from diptych.nn.lowering import Lowered
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation, rotate
 
@@ -53,6 +54,15 @@ def attention(
 
     A single query row needs no repeated keys: the query heads that share a key-value head become its query rows.
     """
+    if mask.flex is not None:
+        from diptych.nn.flex import attention_by_blocks
+
+        return attention_by_blocks(query, key, value, mask.flex)
+    if mask.pieces is not None:
+        if not dropout:
+            out: Tensor = block_sparse_attention(query, key, value, mask.pieces)
+            return out
+        mask = Lowered(dense=mask.pieces.dense())  # the kernel of pieces drops nothing
     b, h, q, d = query.shape
     g = key.shape[1]
     if torch.compiler.is_compiling() and query.device.type == "cpu" and key.shape[2] <= WRITTEN_OUT:
@@ -114,11 +124,26 @@ def _written_out(query: Tensor, key: Tensor, value: Tensor, mask: Lowered, dropo
 
 
 def _rows(query: Tensor, key: Tensor, value: Tensor, dense: Tensor | None, dropout: float) -> Tensor:
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    return F.dropout(_weights(query, key, dense).to(query.dtype), dropout) @ value
+
+
+def _weights(query: Tensor, key: Tensor, dense: Tensor | None) -> Tensor:
+    scores = query @ key.transpose(-1, -2)
+    scores = (scores if scores.dtype == torch.float64 else scores.float()) * query.shape[-1] ** -0.5
     if dense is not None:
         scores = scores.masked_fill(~dense, float("-inf")) if dense.dtype == torch.bool else scores + dense
-    weights = F.dropout(torch.softmax(scores, dim=-1).to(query.dtype), dropout)
-    return weights @ value
+    return torch.softmax(scores, dim=-1)
+
+
+def _dense(mask: Lowered, x: Float[Tensor, "b t m"]) -> Tensor | None:
+    """A mask of self-attention on `x` as one tensor; None: all may attend to all."""
+    if mask.causal:
+        return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+    if mask.flex is not None:
+        from torch.nn.attention.flex_attention import create_mask
+
+        return create_mask(mask.flex.mask_mod, None, None, x.shape[1], x.shape[1], device=str(x.device))
+    return mask.dense if mask.pieces is None else mask.pieces.dense().to(x.device)
 
 
 @final
@@ -159,6 +184,18 @@ class MultiHeadAttention(nn.Module):
         mixed = attention(query, key, value, mask, dropout=dropout)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def written_out(
+        self, x: Float[Tensor, "b t m"], mask: Lowered, rotation: Rotation | None = None
+    ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b h t t"]]:
+        """Self-attention by the formula itself, with all scores at once: what `forward` gives, and the weights
+        softmax(Q K^T / sqrt(d) + mask) of every head, for pictures and comparisons."""
+        query, key, value = self._project_self(x, rotation)
+        each = self.n_heads // self.n_kv_heads
+        weights = _weights(query, key.repeat_interleave(each, 1), _dense(mask, x))
+        mixed = weights.to(value.dtype) @ value.repeat_interleave(each, 1)
+        out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return out, weights
 
     def _project_self(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         heads = self.input(x).unflatten(-1, (-1, self.d_head))

@@ -1,7 +1,8 @@
 """How do layers stack?
 
-A residual block of attention (or another layer that mixes positions) and feed-forward, normalized before each sublayer (GPT-2, Llama) or after each sum
-(Vaswani et al. 2017). A decoder's block may attend to an encoder's output between the two.
+A residual block of attention (or another layer that mixes positions) and feed-forward, normalized before each sublayer
+(GPT-2, Llama) or after each sum (Vaswani et al. 2017). A decoder's block may attend to an encoder's output between the
+two.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
 from diptych.nn.attention import KeysAndValues, LayerCache, MultiHeadAttention
+from diptych.nn.delta_rule import GatedDeltaAttention
 from diptych.nn.feed_forward import FeedForward
-from diptych.nn.masks import Lowered
+from diptych.nn.linear_attention import LinearAttention
+from diptych.nn.lowering import Lowered
 from diptych.nn.mixer import Given, LayerState
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation
+from diptych.nn.titans import TitansContext, TitansGate, TitansLayer
+from diptych.nn.transformer_xl import TransformerXL
 
 
 def build_mixer(config: TransformerConfig, layer: int) -> nn.Module:
@@ -26,6 +31,18 @@ def build_mixer(config: TransformerConfig, layer: int) -> nn.Module:
     match config.attention_of(layer):
         case "softmax":
             return MultiHeadAttention(config)
+        case "linear":
+            return LinearAttention(config)
+        case "gated_delta":
+            return GatedDeltaAttention(config)
+        case "transformer_xl":
+            return TransformerXL(config)
+        case "titans_context":
+            return TitansContext(config)
+        case "titans_gate":
+            return TitansGate(config)
+        case "titans_layer":
+            return TitansLayer(config)
         case kind:
             raise NotImplementedError(kind)
 

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.core.types import Mask
-from diptych.nn.masks import Both, Causal, Documents, Full, Keys, Lowered
+from diptych.nn.lowering import Lowered
+from diptych.nn.masks import Both, Causal, Documents, Full, Keys
 from diptych.nn.positions import Rotation
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from diptych.nn.attention import MultiHeadAttention
 from diptych.nn.block import Block
 from diptych.nn.linear import Linear
-from diptych.nn.masks import Lowered
+from diptych.nn.lowering import Lowered
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
 

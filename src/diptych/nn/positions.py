@@ -23,12 +23,19 @@ def sinusoidal_table(length: int, d_model: int, *, halves: bool = False) -> Floa
 
     halves: all sines, then all cosines, as in the authors' code.
     """
-    position = torch.arange(length, dtype=torch.float64)[:, None]
-    frequency = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10_000.0) / d_model))
-    table = torch.zeros(length, d_model, dtype=torch.float64)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency[: d_model // 2])
+    table = sinusoids(torch.arange(length, dtype=torch.float64), d_model)
     return (torch.cat((table[:, 0::2], table[:, 1::2]), dim=1) if halves else table).float()
+
+
+def sinusoids(position: Float[Tensor, " t"], d_model: int) -> Float[Tensor, "t d"]:
+    """sin(position / 10000^(2i/d)) in column 2i, cos of the same in column 2i + 1, in float64."""
+    frequency = torch.arange(0, d_model, 2, dtype=torch.float64, device=position.device)
+    frequency = torch.exp(frequency * (-math.log(10_000.0) / d_model))
+    angle = position.double()[:, None] * frequency
+    table = torch.zeros(len(position), d_model, dtype=torch.float64, device=position.device)
+    table[:, 0::2] = torch.sin(angle)
+    table[:, 1::2] = torch.cos(angle[:, : d_model // 2])
+    return table
 
 
 def rope_frequencies(d_head: int, theta: float, scaling: RopeScaling | None) -> Float[Tensor, " d_half"]:

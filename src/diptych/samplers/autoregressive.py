@@ -158,8 +158,8 @@ def prefill(
     un-embedded.
     """
     held = getattr(cache, "longest", 0)
+    cache.expect(lengths)
     states = model.states(padded, mask=Causal(), cache=cache)
-    cache.set_lengths(lengths)
     last = states[torch.arange(len(lengths), device=states.device), lengths - held - 1]
     return unembed(last, model.unembedding, model.output_bias)
 

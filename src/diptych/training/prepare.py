@@ -9,10 +9,11 @@ import torch
 
 from diptych.checkpoints.open import OpenedModel
 from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe, save_chat_format
-from diptych.core.config import RECIPE, RunConfig, TransformerConfig
+from diptych.core.config import RECIPE, RunConfig, TokenizerConfig, TransformerConfig
 from diptych.core.events import Handler, ignore
 from diptych.core.recipe import differences, save_json, save_toml
 from diptych.core.types import Objective
+from diptych.data.recall import check_recall, recall_tokenizer
 from diptych.data.stream import Stream
 from diptych.models.network import Network
 from diptych.objectives.autoregressive import Autoregressive
@@ -100,6 +101,12 @@ def _check_parts(run: RunConfig) -> None:
         raise ValueError("pairs are learnt by an encoder-decoder; set model.preset = 'vanilla-2017-tiny', for example")
     if run.objective == "masked_lm" and run.data.format != "text":
         raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
+    if run.data.format == "recall":
+        check_recall(run.data)
+        if run.tokenizer != TokenizerConfig():
+            raise ValueError(
+                "data.format = 'recall' brings a tokenizer of its own words; leave [tokenizer] out of the recipe"
+            )
 
 
 def build_objective(run: RunConfig, tokenizer: Tokenizer, *, compiled: bool = False) -> Objective:
@@ -116,8 +123,8 @@ def build_objective(run: RunConfig, tokenizer: Tokenizer, *, compiled: bool = Fa
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
-    """The tokenizer of the run folder; else that of the checkpoint to start from or the recipe's file, copied there;
-    else one trained on the training text."""
+    """The tokenizer of the run folder; else that of the checkpoint to start from or the recipe's file, copied there, or
+    that of a made-up task's words; else one trained on the training text."""
     path = out / TOKENIZER
     if path.is_file():
         return load_tokenizer(path)
@@ -127,6 +134,8 @@ def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: Opened
         given = Path(run.tokenizer.path)
         # Of all files only ranks do not say how text is split.
         tokenizer = load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
+    elif run.data.format == "recall":
+        tokenizer = recall_tokenizer(run.data.recall)
     else:
         tokenizer = train_tokenizer(training_texts(run, on_event), run.tokenizer, on_event)
     tokenizer.save(path)

@@ -14,6 +14,7 @@ from diptych.data.corpus import heldout_documents, training_documents
 from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.pairs import PairStream, build_pair_store
 from diptych.data.parallel import heldout_pairs, training_pairs
+from diptych.data.recall import HELD_OUT, RecallStream
 from diptych.data.stream import SequenceStream, Stream
 from diptych.tokenizers.base import Tokenizer
 
@@ -39,6 +40,8 @@ def build_streams(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Han
             return _pairs(run, out, tokenizer, on_event)
         case "chat":
             return _conversations(run, out, tokenizer, on_event)
+        case "recall":
+            return _recall(run, tokenizer)
         case "text":
             return _texts(run, out, tokenizer, on_event)
 
@@ -76,7 +79,12 @@ def _conversations(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Ha
     )
 
 
+def _recall(run: RunConfig, tokenizer: Tokenizer) -> Streams:
+    data, seed = run.data, run.train.seed
+    return RecallStream(data, tokenizer, seed=seed), RecallStream(data, tokenizer, seed=seed, purpose=HELD_OUT)
+
+
 def text_store(stream: Stream) -> TokenStore:
     """The tokens behind a stream of running text."""
-    assert isinstance(stream, SequenceStream), "pairs and conversations have stores of their own"
+    assert isinstance(stream, SequenceStream), "only running text is kept in such a store"
     return stream.store

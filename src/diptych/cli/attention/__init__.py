@@ -1,0 +1,1 @@
+"""`diptych attention COMMAND`: masks drawn, a model's heads looked into, and what attention costs."""

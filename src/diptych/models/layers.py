@@ -1,0 +1,33 @@
+"""Which mask does a layer of a configuration have, and how much of the past does it need?"""
+
+from __future__ import annotations
+
+import math
+
+from diptych.core.config import TransformerConfig
+from diptych.core.types import Mask
+from diptych.nn.masks import Both, Full, Reach, Window, parse_mask, reach_of
+
+
+def kinds_of_layers(config: TransformerConfig) -> int:
+    """After how many layers their kinds and masks repeat; at most `n_layers`."""
+    return min(config.n_layers, math.lcm(len(config.attention), max(1, len(config.mask))))
+
+
+def mask_of(config: TransformerConfig, layer: int) -> Mask | None:
+    """What a layer hides besides what the objective hides; None: nothing.
+
+    Titans read their window themselves.
+    """
+    masks: list[Mask] = []
+    if config.window is not None and config.attention_of(layer) == "softmax":
+        masks.append(Window(config.window))
+    if config.mask and (mask := parse_mask(config.mask[layer % len(config.mask)])) != Full():
+        masks.append(mask)
+    return None if not masks else masks[0] if len(masks) == 1 else Both(masks[0], masks[1])
+
+
+def reach(config: TransformerConfig, layer: int) -> Reach | None:
+    """What of the past an attention layer may look at when it generates; None: all of it."""
+    mask = mask_of(config, layer)
+    return None if mask is None else reach_of(mask)

@@ -1,0 +1,293 @@
+"""How does a network learn by heart what it reads, at test time?
+
+Titans' long-term memory (Behrouz, Zhong and Mirrokni 2025, section 3): a small network M a head, whose weights move
+with every token by a gradient step on ||M(k_t) - v_t||^2 (the surprise), with momentum and forgetting:
+
+    S_t = eta_t S_{t-1} - theta_t grad ||M(k_t) - v_t||^2,    M_t = (1 - alpha_t) M_{t-1} + S_t,    y_t = M_t(q_t).
+
+Within a chunk every gradient is taken at the memory as the chunk found it (section 3.2); momentum and forgetting stay
+those of each token. Such a gradient is an outer product for every matrix of M, so the state at a chunk's end is a
+weighted sum that takes one matrix product, and what M_t makes of q_t is, layer by layer, the chunk's first memory plus
+linear attention within the chunk: no matrix is formed for a token, and token t reads M_t itself, for any depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diptych.core.config import TransformerConfig
+from diptych.nn.linear import Linear
+from diptych.nn.mixer import Passage
+from diptych.nn.short_convolution import ShortConvolution
+
+
+class Tokens(NamedTuple):
+    """What each token tells the memory: query, key and value (b, h, t, d); its step size theta, log eta and
+    log(1 - alpha), (b, h, t)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    step: Tensor
+    log_momentum: Tensor
+    log_keep: Tensor
+
+    def part(self, start: int, end: int) -> Tokens:
+        """The tokens from `start` to before `end`."""
+        return Tokens(*(x[:, :, start:end] for x in self))
+
+
+class Weights(NamedTuple):
+    """The memory between two tokens.
+
+    For every layer, `layers` holds M and S stacked (b, h, 2, i, o), and `reference` (b, h, i, o) the M at which the
+    gradients of the unfinished chunk are taken. `n_read` (b): tokens so far.
+    """
+
+    layers: tuple[Tensor, ...]
+    reference: tuple[Tensor, ...]
+    n_read: Int[Tensor, " b"]
+
+
+class Shares(NamedTuple):
+    """How much of what came before is left within a chunk of c tokens.
+
+    Of the chunk's first M and S, and of the updates -theta_s grad_s: M_t = `memory[t]` M + `momentum[t]` S
+    + sum over s of `update[t, s]` u_s. `end` (2, 2) and `last` (2, c) are the same for M and S at the chunk's end.
+    """
+
+    memory: Float[Tensor, "... c"]
+    momentum: Float[Tensor, "... c"]
+    update: Float[Tensor, "... c c"]
+    end: Float[Tensor, "... 2 2"]
+    last: Float[Tensor, "... 2 c"]
+
+
+def shares(log_momentum: Float[Tensor, "... c"], log_keep: Float[Tensor, "... c"]) -> Shares:
+    """Products of eta and of 1 - alpha between any two tokens, as exponentials of differences: nothing is divided by what
+    has underflowed."""
+    keep, momentum = _products(log_keep), _products(log_momentum)
+    # S_r = momentum[r, 0] S + sum of momentum[r, s] u_s; M_t = keep[t, 0] M + sum over 1 <= r <= t of keep[t, r] S_r.
+    both = keep[..., 1:, 1:] @ momentum[..., 1:, :]
+    first, zero = keep[..., 1:, 0], torch.zeros_like(keep[..., -1, 0])
+    end = torch.stack((keep[..., -1, 0], both[..., -1, 0], zero, momentum[..., -1, 0]), dim=-1)
+    last = torch.stack((both[..., -1, 1:], momentum[..., -1, 1:]), dim=-2)
+    return Shares(first, both[..., 0], both[..., 1:], end.unflatten(-1, (2, 2)), last)
+
+
+def _products(log: Float[Tensor, "... c"]) -> Float[Tensor, "... c1 c1"]:
+    """[t, s]: the product over s < r <= t, for t and s from 0 (before the first token) to c; 0 where s > t."""
+    total = F.pad(log.cumsum(-1), (1, 0))
+    n = total.shape[-1]
+    future = torch.ones(n, n, dtype=torch.bool, device=log.device).triu(1)
+    return (total[..., :, None] - total[..., None, :]).masked_fill(future, float("-inf")).exp()
+
+
+def read(
+    weights: Weights, tokens: Tokens, chunk_length: int, begun: int = 0
+) -> tuple[Float[Tensor, "b h t d"], Weights]:
+    """What M_t makes of every query, and the memory after the last token.
+
+    Chunks end where the number of tokens read is a multiple of `chunk_length`. The memory has read `begun` tokens, in
+    all rows alike; of a single token that need not be said, and rows may differ.
+    """
+    t = tokens.query.shape[2]
+    first = min(t, -begun % chunk_length)
+    whole = first + (t - first) // chunk_length * chunk_length
+    out = []
+    for start, end, length in ((0, first, first), (first, whole, chunk_length), (whole, t, t - whole)):
+        if end > start:
+            y, weights = _read_chunks(weights, tokens.part(start, end), length)
+            weights = _settle(weights, end - start, chunk_length)
+            out.append(y)
+    return torch.cat(out, dim=2) if len(out) > 1 else out[0], weights
+
+
+def _settle(weights: Weights, read: int, chunk_length: int) -> Weights:
+    """Where a chunk has ended, the next one's gradients are taken at the present memory."""
+    n_read = weights.n_read + read
+    ended = (n_read % chunk_length == 0)[:, None, None, None]
+    pairs = zip(weights.layers, weights.reference, strict=True)
+    reference = tuple(torch.where(ended, layer[:, :, 0], old) for layer, old in pairs)
+    return Weights(weights.layers, reference, n_read)
+
+
+def _read_chunks(weights: Weights, tokens: Tokens, length: int) -> tuple[Tensor, Weights]:
+    """As `read`, for whole chunks of `length` tokens, of which the first takes its gradients at `weights.reference`."""
+    b, h, t, _ = tokens.query.shape
+    query, key, value, step, log_momentum, log_keep = (
+        x.reshape(b * h, t // length, length, *x.shape[3:]) for x in tokens
+    )
+    share = shares(log_momentum, log_keep)
+    layers = [x.flatten(0, 1) for x in weights.layers]
+    states, inputs, updates, layers = _learn(
+        layers, [x.flatten(0, 1) for x in weights.reference], key, value, 2 * step, share
+    )
+    out = _answer(query, states, inputs, updates, share).reshape(b, h, t, -1)
+    return out, Weights(tuple(x.unflatten(0, (b, h)) for x in layers), weights.reference, weights.n_read)
+
+
+Layers = list[Tensor]
+
+
+@torch.compiler.disable
+def _learn(
+    layers: Layers, reference: Layers, key: Tensor, value: Tensor, step: Tensor, share: Shares
+) -> tuple[Layers, Layers, Layers, Layers]:
+    """The loop over chunks; all tensors begin (rows, chunks). Of every layer: the state that each chunk found, the
+    layer's inputs, the gradients of its outputs times -step, and last the state after all chunks."""
+    depth, n = len(layers), key.shape[1]
+    scaled_key, scaled_value = (key * step[..., None]).unbind(1), (value * step[..., None]).unbind(1)
+    keys, steps, last, end = key.unbind(1), step[..., None].unbind(1), share.last.unbind(1), share.end.unbind(1)
+    first_inputs = _weighted(key, share.last).unbind(1)
+    kept: list[tuple[Layers, Layers, Layers]] = []
+    for i in range(n):
+        found = layers
+        at = reference if i == 0 else [layer[:, 0] for layer in found]
+        if depth == 1:
+            update = [torch.baddbmm(scaled_value[i], scaled_key[i], at[0], alpha=-1)]
+            inputs = [keys[i]]
+        else:
+            inputs, update = _surprise(at, keys[i], scaled_value[i] - scaled_key[i], steps[i])
+        weighted = [first_inputs[i], *(_weighted(x, last[i]) for x in inputs[1:])]
+        layers = [_move(*part, end[i]) for part in zip(found, weighted, update, strict=True)]
+        kept.append((found, inputs, update))
+    states, inputs, updates = (
+        [torch.stack([chunk[part][layer] for chunk in kept], dim=1) for layer in range(depth)] for part in range(3)
+    )
+    inputs[0] = key
+    return states, inputs, updates, layers
+
+
+def _surprise(at: Layers, key: Tensor, missing: Tensor, step: Tensor) -> tuple[Layers, Layers]:
+    """Of a deeper memory M(k) = k + MLP(k): the inputs of every layer, and -step times the gradients of its outputs.
+    `missing`: step (v - k)."""
+    inputs, slopes, x = [key], [], key
+    for matrix in at[:-1]:
+        before = x @ matrix
+        gate = torch.sigmoid(before)
+        x = before * gate
+        slopes.append(gate + x * (1 - gate))
+        inputs.append(x)
+    update = missing - step * (x @ at[-1])
+    updates = [update]
+    for matrix, slope in zip(reversed(at[1:]), reversed(slopes), strict=True):
+        update = (update @ matrix.mT) * slope
+        updates.append(update)
+    return inputs, updates[::-1]
+
+
+def _weighted(x: Float[Tensor, "... c i"], last: Float[Tensor, "... 2 c"]) -> Float[Tensor, "... 2i c"]:
+    """Each layer's inputs as columns, weighted by their share in M and in S at the chunk's end."""
+    return (x.mT[..., None, :, :] * last[..., :, None, :]).flatten(-3, -2)
+
+
+def _move(state: Tensor, weighted: Tensor, update: Tensor, end: Tensor) -> Tensor:
+    """M and S of one layer at the chunk's end."""
+    new = torch.bmm(weighted, update).view(len(state), 2, -1)
+    return torch.baddbmm(new, end, state.reshape(len(state), 2, -1)).view(state.shape)
+
+
+def _answer(query: Tensor, states: Layers, inputs: Layers, updates: Layers, share: Shares) -> Tensor:
+    """What the memory after each token makes of that token's query, all chunks at once."""
+    first, carried, x = share.memory[..., None], share.momentum[..., None], query
+    for layer, (state, given, update) in enumerate(zip(states, inputs, updates, strict=True)):
+        x = F.silu(x) if layer else x
+        old = torch.cat((x * first, x * carried), dim=-1) @ state.flatten(-3, -2)
+        x = old + ((x @ given.mT) * share.update) @ update
+    return x if len(states) == 1 else query + x
+
+
+def recall(memory: Sequence[Tensor], query: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
+    """What one memory, a matrix (b, h, i, o) a layer, makes of queries."""
+    x = query
+    for layer, matrix in enumerate(memory):
+        x = (F.silu(x) if layer else x) @ matrix
+    return x if len(memory) == 1 else query + x
+
+
+@final
+class NeuralMemory(nn.Module):
+    """The memory as a layer: queries, keys and values by projection, short convolution and SiLU, queries and keys of
+    length one (section 4.4); theta, eta and alpha from the input through a sigmoid; M_0 is learned.
+
+    Depth 1: M(k) = W k. Deeper: M(k) = k + W_L silu(... silu(W_1 k)). The memory and its gates are computed in float32
+    at least.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        memory, self.n_heads, self.d_head = config.memory, config.n_heads, config.head_width
+        self.chunk_length, self.max_step = memory.chunk_length, memory.max_step
+        width = self.n_heads * self.d_head
+        self.input = Linear(config.d_model, 3 * width, bias=config.bias or config.qkv_bias)
+        self.convolution = ShortConvolution(3 * width)
+        self.gates = Linear(config.d_model, 3 * self.n_heads, bias=True)
+        inner = [memory.expansion * self.d_head] * (memory.depth - 1)
+        sizes = [self.d_head, *inner, self.d_head]
+        self.initial = nn.ParameterList(nn.Parameter(torch.zeros(self.n_heads, i, o)) for i, o in pairwise(sizes))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the filters and the first memory: zero if it is a matrix, else normal, of deviation 1 / sqrt(inputs).
+
+        At the start eta is near 0.1, alpha near 0.01, and the steps of a chunk's tokens together amount to one that
+        brings a single key to its value.
+        """
+        self.convolution.start(generator)
+        with torch.no_grad():
+            for weight in self.initial:
+                std = 0.0 if len(self.initial) == 1 else weight.shape[1] ** -0.5
+                weight.normal_(0.0, std, generator=generator)
+            step, momentum, forget = self.gates.bias.view(3, self.n_heads)
+            share = 1 / (2 * self.max_step * self.chunk_length + 1)
+            step.fill_(math.log(share / (1 - share)))
+            momentum.fill_(-2.0)
+            forget.fill_(-4.5)
+
+    def begin(self, x: Float[Tensor, "b t m"]) -> tuple[Weights, Float[Tensor, "b w c"]]:
+        """M_0 and no momentum, for every row of x; and nothing before the convolution."""
+        b, dtype = len(x), wide(x.dtype)
+        reference = tuple(weight.to(dtype).expand(b, -1, -1, -1) for weight in self.initial)
+        layers = tuple(torch.stack((m, torch.zeros_like(m)), dim=2) for m in reference)
+        before = x.new_zeros(b, self.convolution.weight.shape[-1] - 1, self.input.out_features)
+        return Weights(layers, reference, torch.zeros(b, dtype=torch.long, device=x.device)), before
+
+    def project(self, x: Float[Tensor, "b t m"], before: Float[Tensor, "b w c"]) -> tuple[Tokens, Tensor]:
+        """What each position tells the memory, and the inputs of the convolution that the next call needs before it."""
+        mixed, before = self.convolution(self.input(x), Passage(), before)
+        dtype = wide(x.dtype)
+        query, key, value = F.silu(mixed.to(dtype)).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        step, momentum, forget = self.gates(x).to(dtype).unflatten(-1, (3, self.n_heads)).permute(2, 0, 3, 1)
+        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+        tokens = Tokens(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            self.max_step * torch.sigmoid(step),
+            F.logsigmoid(momentum),
+            F.logsigmoid(-forget),
+        )
+        return tokens, before
+
+    def forward(
+        self, x: Float[Tensor, "b t m"], weights: Weights, before: Tensor, begun: int = 0
+    ) -> tuple[Float[Tensor, "b t w"], Weights, Tensor]:
+        """What the memory answers to each position, all heads side by side, and what the call that continues needs: the
+        memory, and the `before` of the convolution. `begun`: as for `read`."""
+        tokens, before = self.project(x, before)
+        with torch.autocast(x.device.type, enabled=False):
+            out, weights = read(weights, tokens, self.chunk_length, begun)
+        return out.transpose(1, 2).flatten(2), weights, before
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision of a memory beside activations of this one."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
