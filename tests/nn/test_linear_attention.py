@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from diptych.core.config import TransformerConfig
-from diptych.nn import delta_rule, linear_attention
+from diptych.nn import delta_rule
 from diptych.nn.delta_rule import GatedDeltaAttention, gated_delta_rule
 from diptych.nn.linear_attention import LinearAttention, kernel_attention
 from diptych.nn.mixer import LayerState, Passage, Recurrence
@@ -109,6 +109,23 @@ def test_the_delta_rule_in_chunks_is_its_recurrence_with_all_gradients(t: int, k
     torch.testing.assert_close(ours, theirs, **CLOSE)
     inputs = list(given.values())
     torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, inputs), **CLOSE)
+
+
+@pytest.mark.parametrize("length", [2, 32, 64])
+def test_chunks_of_every_length_give_the_same(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, passage = steps(150), passage_of("documents", 150)
+    read, inputs = (given["query"], given["key"], given["value"], passage), list(given.values())
+    rates = {name: given[name] for name in ("strength", "log_decay", "state")}
+    usual = gated_delta_rule(*read, **rates)
+    monkeypatch.setattr(delta_rule, "_longest_chunk", lambda _: length)
+    ours = gated_delta_rule(*read, **rates)
+    torch.testing.assert_close(ours, usual, **CLOSE)
+    torch.testing.assert_close(gradients(ours, inputs), gradients(usual, inputs), **CLOSE)
+
+
+def test_chunks_are_about_half_as_long_as_a_head_is_wide() -> None:
+    lengths = [delta_rule._longest_chunk(torch.zeros(d)) for d in (1, 32, 64, 80, 128, 512)]
+    assert lengths == [16, 16, 32, 32, 64, 64]
 
 
 def test_both_are_the_recurrences_of_the_papers() -> None:
@@ -228,8 +245,8 @@ def test_neither_instant_forgetting_nor_none_breaks_the_sums(dtype: torch.dtype)
 
 
 def test_one_key_written_again_and_again_does_not_blow_up() -> None:
-    key = F.normalize(torch.ones(1, 128, 1, 8), dim=-1)
-    value = normal(1, 128, 1, 8, seed=0, dtype=torch.float32)
+    key = F.normalize(torch.ones(1, 128, 1, 128), dim=-1)
+    value = normal(1, 128, 1, 128, seed=0, dtype=torch.float32)
     full, never = torch.ones(1, 128, 1), torch.zeros(1, 128, 1)
     out, _ = gated_delta_rule(key, key, value, Passage(), strength=full, log_decay=never)
     torch.testing.assert_close(out, value, atol=1e-5, rtol=1e-5)  # each value takes the place of the one before
@@ -377,8 +394,3 @@ def test_what_reads_in_one_direction_refuses_two() -> None:
     layer_of(LinearAttention)(x, Passage(), None, cache)
     with pytest.raises(ValueError, match="both directions"):
         layer_of(LinearAttention)(x, Passage(causal=False), None, cache)
-
-
-def test_chunks_are_powers_of_two() -> None:
-    for length in (delta_rule.CHUNK, linear_attention.CHUNK, delta_rule.SMALLEST_BLOCK):
-        assert length & (length - 1) == 0

@@ -14,7 +14,7 @@ from diptych.core.mask_text import KINDS, LONGEST
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import spans
 from diptych.nn.lowering import lower
-from diptych.nn.masks import Causal, Documents, Except, Full, Keys, Reach, Span, mask_text, parse_mask, reach_of
+from diptych.nn.masks import Causal, Documents, Except, Full, Keys, Reach, Span, Within, mask_text, parse_mask, reach_of
 
 N = 48
 DEFINITIONS: dict[str, Callable[[int, int], bool]] = {
@@ -81,7 +81,14 @@ def test_bigbird_sees_neighbours_first_blocks_and_random_ones_that_do_not_change
 
 
 IDS = torch.tensor([[0, 0, 1, 1, 1, 2] * 4, [0, 1, 1, 1, 2, 2] * 4]).sort(dim=1).values
-MASKS = (*map(parse_mask, (*DEFINITIONS, BIGBIRD)), Documents(IDS), Documents(IDS.flip(1)), Keys(torch.tensor([7, 20])))
+PLACES = torch.tensor([[*range(7), *range(9), *range(8)], [*range(20), *range(4)]])
+MASKS = (
+    *map(parse_mask, (*DEFINITIONS, BIGBIRD)),
+    Documents(IDS),
+    Documents(IDS.flip(1)),
+    Keys(torch.tensor([7, 20])),
+    *(Within(parse_mask(text), PLACES) for text in ("sinks(2)", "blocks(3)", "prefix(4)")),
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -128,6 +135,13 @@ def test_masks_reach_no_farther_than_they_say(text: str) -> None:
     allowed = _pairs(mask)[0] & torch.ones(N, N).tril().bool()
     for q, k in allowed.nonzero().tolist():
         assert k < reach.first or q - k < reach.recent
+
+
+def test_places_are_counted_from_each_documents_beginning() -> None:
+    """Sinks of a row of two documents: the first keys of each."""
+    got = _pairs(Within(parse_mask("sinks(2)"), PLACES), 24, 24)
+    for row, places in enumerate(PLACES.tolist()):
+        assert got[row, 5].tolist() == [place < 2 for place in places]
 
 
 def test_reaches() -> None:

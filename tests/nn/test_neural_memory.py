@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -102,7 +104,7 @@ def test_finite_differences(depth: int) -> None:
         return read(weights, Tokens(query, key, value, step, momentum, keep), 2)[0]
 
     tokens = [normal(1, 1, 5, 2, seed=i) for i in range(3)] + [-normal(1, 1, 5, seed=i).abs() for i in range(3, 6)]
-    initial = [normal(1, 1, i, o, seed=9) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
+    initial = [normal(1, 1, i, o, seed=9) for i, o in pairwise(sizes)]
     assert torch.autograd.gradcheck(work, [x.requires_grad_() for x in (*tokens, *initial)])
 
 
@@ -145,7 +147,7 @@ def test_recall_is_the_memory_of_the_reference() -> None:
     weights, _ = memory.begin(query)
     out = recall(weights.reference, query)
     for head, first in enumerate(first_memories(memory)):
-        assert (out[0, head, 1] - reference.M(first, query[0, head, 1])).abs().max() < 1e-12
+        assert (out[0, head, 1] - reference.memory(first, query[0, head, 1])).abs().max() < 1e-12
 
 
 def test_autocast_keeps_the_memory_in_float32() -> None:

@@ -121,6 +121,8 @@ def _differences(config: TransformerConfig, *, norm: str, position: str, feed_fo
     """The options that are not as a kind of network asks."""
     expected = {
         "n_encoder_layers": 0,
+        "mask": (),
+        "attention": ("softmax",),
         "norm": norm,
         "norm_placement": "pre",
         "position": position,

@@ -27,16 +27,21 @@ _ALONE: dict[str, tuple[Any, ...]] = {
     "n_encoder_layers": (0,),
     "embedding_scale": (False,),
 }
-_LLAMA = _ALONE | {
-    "norm": ("rms",),
-    "norm_placement": ("pre",),
-    "position": ("rope",),
-    "feed_forward": ("swiglu",),
-    "embedding_norm": (False,),
-    "head_transform": (False,),
-    "output_bias": (False,),
-}
-_LAYER_NORM = {
+_PLAIN: dict[str, tuple[Any, ...]] = {"mask": ((),), "attention": (("softmax",),)}
+_LLAMA = (
+    _ALONE
+    | _PLAIN
+    | {
+        "norm": ("rms",),
+        "norm_placement": ("pre",),
+        "position": ("rope",),
+        "feed_forward": ("swiglu",),
+        "embedding_norm": (False,),
+        "head_transform": (False,),
+        "output_bias": (False,),
+    }
+)
+_LAYER_NORM = _PLAIN | {
     "norm": ("layer",),
     "feed_forward": _UNGATED,
     "window": (None,),

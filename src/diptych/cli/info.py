@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> int:
             "parameters": {**cost.parameters, "total": cost.total},
             "forward_flops_per_token": cost.forward_flops_per_token,
             "cache_bytes_per_token": cost.cache_bytes_per_token,
+            "cache_bytes_fixed": cost.cache_bytes_fixed,
             "context": context,
             "dtype": options.dtype,
             "memory_bytes": cost.memory_bytes,
@@ -74,6 +75,8 @@ def main(arguments: list[str]) -> int:
     print(f"  {cost.forward_flops_per_token / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
     if not is_encoder:
         print(f"  {cost.cache_bytes_per_token:,} bytes of key-value cache a token in {options.dtype}")
+        if cost.cache_bytes_fixed:
+            print(f"  {cost.cache_bytes_fixed:,} bytes of cache in {options.dtype} that do not grow with the text")
     what = "weights" if is_encoder else f"weights and the cache of one sequence of {context:,} tokens"
     print(f"  {cost.memory_bytes / 1e6:,.1f} MB in {options.dtype} for {what}")
     return 0
@@ -102,6 +105,9 @@ def _shape(config: TransformerConfig) -> str:
     if config.kv_heads != config.n_heads:
         heads = f"{config.n_heads} query and {config.kv_heads} key-value heads"
     window = f", a window of {config.window:,}" if config.window else ""
+    window += f", masks {', '.join(config.mask)} in turn" if config.mask else ""
+    if config.attention != ("softmax",):
+        window += f", layers of {', '.join(config.attention)} in turn"
     return (
         f"{layers}, d_model {config.d_model:,}, {heads} of {config.head_width}, {config.feed_forward} of "
         f"{config.inner_width:,}, {config.norm} normalization ({config.norm_placement}), {config.position} positions, "

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from diptych.core.mask_text import parse_terms
+
 _STRICT: dict[str, object] = {"extra": "forbid"}
 
 RECIPE = "recipe.toml"
@@ -176,6 +178,8 @@ class TransformerConfig:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
+        for text in self.mask:
+            parse_terms(text)
         if not self.attention:
             raise ValueError('attention names no kind; the usual one is ["softmax"]')
         if self.n_encoder_layers and (self.mask or self.attention != ("softmax",)):

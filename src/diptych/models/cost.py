@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from diptych.core.config import TransformerConfig
+from diptych.models.layers import reach
+from diptych.nn.block import build_mixer
+from diptych.nn.mixer import LayerState, Passage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +22,11 @@ class Cost:
     parameters: dict[str, int]
     """Of each part."""
     forward_flops_per_token: int
-    """2 a parameter that multiplies, and 4 n_layers n_heads d_head T for the attention over T tokens."""
+    """2 a parameter that multiplies, and 4 n_heads d_head T a layer for the attention over T tokens."""
     cache_bytes_per_token: int
-    """Keys and values of all layers for one position."""
+    """Keys and values for one position, of all layers that keep the whole past."""
+    cache_bytes_fixed: int
+    """What the other layers keep, however long the text."""
     memory_bytes: int
     """Weights, and the cache of one sequence."""
 
@@ -32,19 +39,20 @@ class Cost:
 def cost_of(config: TransformerConfig, context: int, element_size: int, *, cached: bool = True) -> Cost:
     """The cost at `context` tokens, weights and cache in numbers of `element_size` bytes.
 
-    A position attends to no more than `config.window` others. An encoder-decoder is stated for `context` tokens of the
-    source and of the target: a decoder's block attends to both, and caches both. cached: False for an encoder, which
-    reads a text at once and remembers nothing.
+    A position attends to no more than its mask lets it. An encoder-decoder is stated for `context` tokens of the source
+    and of the target: a decoder's block attends to both, and caches both. cached: False for an encoder, which reads a
+    text at once and remembers nothing.
     """
-    parameters, cache = parameters_by_part(config), cache_bytes_per_token(config, element_size) if cached else 0
-    reach = min(context, config.window or context)
-    scores = 4 * _attention_layers(config) * config.n_heads * config.head_width * reach
+    parameters = parameters_by_part(config)
+    growing = cache_bytes_per_token(config, element_size) if cached else 0
+    fixed = _fixed_cache_bytes(config, element_size, context) if cached else 0
     weights = sum(parameters.values()) * element_size
     return Cost(
         parameters=parameters,
-        forward_flops_per_token=2 * matmul_parameters(config) + scores,
-        cache_bytes_per_token=cache,
-        memory_bytes=weights + cache * context,
+        forward_flops_per_token=2 * matmul_parameters(config) + _mixing_flops(config, context),
+        cache_bytes_per_token=growing,
+        cache_bytes_fixed=fixed,
+        memory_bytes=weights + growing * context + fixed,
     )
 
 
@@ -53,6 +61,7 @@ def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
     d, layers, encoders = config.d_model, config.n_layers, config.n_encoder_layers
     is_pair = encoders > 0
     attention = _attention_matrices(config) + _attention_vectors(config)
+    own = sum(_mixer_parameters(config, layer) or attention for layer in range(layers))
     feed_forward = _feed_forward_matrices(config) + _biases(config, _feed_forward_rows(config), d)
     norms = 2 * (layers + encoders) + (layers if is_pair else 0)
     norms += (1 + is_pair if config.norm_placement == "pre" else 0) + (1 + is_pair if config.embedding_norm else 0)
@@ -60,7 +69,7 @@ def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
     parts = {
         "embedding": config.vocab_size * d,
         "positions": config.max_length * d if config.position == "learned" else 0,
-        "attention": (layers + encoders) * attention,
+        "attention": own + encoders * attention,
         "cross_attention": layers * attention if is_pair else 0,
         "feed_forward": (layers + encoders) * feed_forward,
         "normalization": norms * _norm(config),
@@ -112,30 +121,98 @@ def matmul_parameters(config: TransformerConfig) -> int:
 
     Of an encoder-decoder: those of a source token and a target token together.
     """
-    block = _attention_matrices(config) + _feed_forward_matrices(config)
+    own = sum(
+        _mixer_parameters(config, layer, matrices=True) or _attention_matrices(config)
+        for layer in range(config.n_layers)
+    )
+    inner = _feed_forward_matrices(config)
     cross = _attention_matrices(config) if config.n_encoder_layers else 0
     head = (config.vocab_size + (config.d_model if config.head_transform else 0)) * config.d_model
-    return (config.n_layers + config.n_encoder_layers) * block + config.n_layers * cross + head
+    encoder = config.n_encoder_layers * (_attention_matrices(config) + inner)
+    return own + config.n_layers * (inner + cross) + encoder + head
 
 
 def training_flops_per_token(config: TransformerConfig, sequence_length: int) -> float:
-    """FLOPs of a training step a token: 6 a parameter, and 12 n_layers n_heads d_head T for the attention scores.
+    """FLOPs of a training step a token: 6 a parameter, and 12 n_heads d_head T a layer for the attention scores.
 
     Chowdhery et al. 2022, appendix B; the masked half of the causal scores is counted, as is the custom.
     """
-    scores = 12 * _attention_layers(config) * config.n_heads * config.head_width * sequence_length
-    return 6.0 * matmul_parameters(config) + scores
+    return 6.0 * matmul_parameters(config) + 3.0 * _mixing_flops(config, sequence_length)
 
 
-def _attention_layers(config: TransformerConfig) -> int:
-    """How many times attention is computed: a decoder's block attends to itself and to an encoder's output."""
-    return config.n_encoder_layers + config.n_layers * (2 if config.n_encoder_layers else 1)
+def _mixing_flops(config: TransformerConfig, context: int) -> int:
+    """What mixing positions costs a token besides its matrices, forward, over all layers.
+
+    Attention: 4 n_heads d_head for each key in reach. A recurrence: what one step of its state costs, a product and a
+    sum of each number of it counted as two.
+    """
+    width = config.n_heads * config.head_width
+    others = config.n_encoder_layers + (config.n_layers if config.n_encoder_layers else 0)
+    flops = others * 4 * width * context
+    for layer in range(config.n_layers):
+        match config.attention_of(layer):
+            case "softmax":
+                back = reach(config, layer)
+                flops += 4 * width * (context if back is None else min(context, back.first + back.recent))
+            case "linear":
+                flops += 4 * width * config.head_width  # add k v^T, read with q
+            case "gated_delta":
+                flops += 8 * width * config.head_width  # decay, read with k, add, read with q
+            case "transformer_xl":
+                flops += 6 * width * min(context, config.segment.memory_length + config.segment.length)
+            case _:
+                inner = config.memory.expansion if config.memory.depth > 1 else 1
+                matrices = width * config.head_width * (1 if config.memory.depth == 1 else inner * config.memory.depth)
+                near = (config.window or config.segment.length) + config.memory.n_persistent
+                flops += 12 * matrices + 4 * width * min(context, near)  # read, gradient, two decaying sums
+    return flops
 
 
 def cache_bytes_per_token(config: TransformerConfig, element_size: int) -> int:
-    """Bytes of keys and values that one position of one sequence occupies in the cache.
+    """Bytes of keys and values that one position of one sequence occupies in the layers that keep the whole past.
 
     Of an encoder-decoder: those of a source token and a target token together.
     """
-    layers = config.n_layers * (2 if config.n_encoder_layers else 1)
-    return 2 * layers * config.kv_heads * config.head_width * element_size
+    layers = 2 * config.n_layers if config.n_encoder_layers else len(_whole_layers(config))
+    return layers * _position_bytes(config, element_size)
+
+
+def _position_bytes(config: TransformerConfig, element_size: int) -> int:
+    return 2 * config.kv_heads * config.head_width * element_size
+
+
+def _whole_layers(config: TransformerConfig) -> list[int]:
+    softmax = [i for i in range(config.n_layers) if config.attention_of(i) == "softmax"]
+    return [layer for layer in softmax if reach(config, layer) is None]
+
+
+def _fixed_cache_bytes(config: TransformerConfig, element_size: int, context: int) -> int:
+    """Bytes of what all other layers keep of one sequence: keys and values in reach, and states."""
+    total = 0
+    for layer in range(config.n_layers):
+        back = reach(config, layer)
+        if config.attention_of(layer) != "softmax":
+            total += _state_bytes(config, layer, element_size)
+        elif back is not None:
+            total += min(context, back.first + back.recent) * _position_bytes(config, element_size)
+    return total
+
+
+def _state_bytes(config: TransformerConfig, layer: int, element_size: int) -> int:
+    """Bytes of the state that a recurrence keeps, found by reading one token without computing anything."""
+    dtype = torch.bfloat16 if element_size == 2 else torch.float32
+    with torch.device("meta"):
+        mixer = build_mixer(config, layer).to(dtype)
+        state = LayerState()
+        mixer(torch.empty(1, 1, config.d_model, dtype=dtype), Passage(), None, state)
+    return state.n_bytes
+
+
+def _mixer_parameters(config: TransformerConfig, layer: int, *, matrices: bool = False) -> int:
+    """Parameters of a recurrence, or those of its matrices alone; 0 for attention, whose parameters are counted
+    here."""
+    if config.attention_of(layer) == "softmax":
+        return 0
+    with torch.device("meta"):
+        mixer = build_mixer(config, layer)
+    return sum(p.numel() for p in mixer.parameters() if p.dim() == 2 or not matrices)

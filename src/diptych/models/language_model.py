@@ -20,7 +20,7 @@ from diptych.models.layers import kinds_of_layers, mask_of
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
 from diptych.nn.lowering import Lowered, lower
-from diptych.nn.masks import Both
+from diptych.nn.masks import Both, Within, is_relative
 from diptych.nn.mixer import Given, read_in_order
 from diptych.nn.normalization import build_norm
 from diptych.nn.one_row import next_row
@@ -105,29 +105,41 @@ class LanguageModel(nn.Module):
         offset = 0 if cache is None else cache.offset
         end = count if cache is None else cache.end_after(count)
         check_reach(self.config, end)
+        positions_given = positions is not None
         if positions is None:
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
-        given = [self._given(mask, layer, x, h, cache) for layer in self._kinds]
+        apart = positions if cache is None and positions_given else None
+        given = [self._given(mask, layer, h, cache, apart) for layer in self._kinds]
         h = self._through_blocks(h, given, self._rotation(positions, h), cache)
         if cache is not None:
             cache.advance(count)
         h = h if self.final_norm is None else self.final_norm(h)
         return h if self.head_transform is None else self.head_transform(h)
 
-    def _given(self, mask: Mask, layer: int, x: Tensor, h: Tensor, cache: KeyValueCache | None) -> Given:
-        """What the layers of the kind of this layer are given: a mask lowered for them, or a passage to read."""
+    def _given(self, mask: Mask, layer: int, h: Tensor, cache: KeyValueCache | None, places: Tensor | None) -> Given:
+        """What the layers of the kind of this layer are given: a mask lowered for them, or a passage to read.
+
+        `places` (b, t) are the positions in documents that share a row.
+        """
         own = mask_of(self.config, layer)
-        mask = mask if own is None else Both(mask, own)
-        count = x.shape[1]
+        if own is not None:
+            counted = own if places is None or is_relative(own) else Within(own, places)
+            mask = Both(mask, counted)
+        count = h.shape[1]
         offset = 0 if cache is None else cache.offset
         if self.config.attention_of(layer) != "softmax":
             return read_in_order(mask, lengths=None if cache is None else cache.expected, offset=offset)
         keys = count if cache is None else cache.longest + count
-        places = None if cache is None else cache.key_positions(layer, count)
         lowered = lower(
-            mask, queries=count, keys=keys, offset=offset, slopes=self.slopes, key_positions=places, device=x.device
+            mask,
+            queries=count,
+            keys=keys,
+            offset=offset,
+            slopes=self.slopes,
+            key_positions=None if cache is None else cache.key_positions(layer, count),
+            device=h.device,
         )
         return lowered.in_precision(matmul_dtype(h))
 

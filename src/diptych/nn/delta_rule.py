@@ -22,10 +22,12 @@ from diptych.nn.linear import Linear
 from diptych.nn.mixer import LayerState, Passage
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
+from diptych.nn.precision import without_autocast
 from diptych.nn.short_convolution import ShortConvolution
 
-CHUNK = 64
-"""Steps that become matrix products at once; the fastest of 16, 32, 64 and 128 at heads of 64 dimensions."""
+SHORTEST_CHUNK, LONGEST_CHUNK = 16, 64
+"""Steps that become matrix products at once: on a processor about half as many as a head has dimensions, the fastest of
+16, 32, 64 and 128 for heads of 32, 64 and 128; elsewhere the longest, as in the authors' kernels."""
 
 SMALLEST_BLOCK = 16
 """Triangular matrices up to this size are inverted by substitution, larger ones by halves."""
@@ -68,7 +70,7 @@ def gated_delta_rule(
             "the gated delta rule reads from left to right only; for an objective that reads in both directions set "
             "model.attention = ['linear'] or ['softmax']"
         )
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         wide = torch.promote_types(query.dtype, torch.float32)
         strength, log_decay = strength.to(wide)[..., None], log_decay.to(wide)[..., None].clamp_min(FASTEST_FADING)
         valid = passage.valid(strength[..., 0])
@@ -97,7 +99,7 @@ def _in_chunks(x: _Steps, passage: Passage, state: Tensor | None) -> tuple[Tenso
     underflowed is divided by.
     """
     t, g = x.key.shape[1:3]
-    length = chunk_length(CHUNK, t)
+    length = chunk_length(_longest_chunk(x.key), t)
     apart = cuts(passage.documents, length, causal=True, like=x.key)
     parts = (cut(part, length, g) for part in (x.query, x.key, x.value, x.strength, x.log_decay))
     query, key, value, strength, log_decay = parts
@@ -112,6 +114,13 @@ def _in_chunks(x: _Steps, passage: Passage, state: Tensor | None) -> tuple[Tenso
     within = (query @ key.mT).unflatten(-2, (heads, length)) * ratio[..., None, :, :]
     out = (query * faded.repeat(1, 1, 1, heads, 1)) @ before + within.flatten(-3, -2) @ written
     return join(out, length, t), last
+
+
+def _longest_chunk(key: Tensor) -> int:
+    if key.device.type != "cpu":
+        return LONGEST_CHUNK
+    half: int = 1 << (max(key.shape[-1] // 2, 1).bit_length() - 1)
+    return max(SHORTEST_CHUNK, min(half, LONGEST_CHUNK))
 
 
 class _Inverse(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import spans
-from diptych.nn.masks import Both, Documents, Either, Except, Keys, Span
+from diptych.nn.masks import Both, Documents, Either, Except, Keys, Span, Within
 
 SIZE = 128
 """Positions of a block: FlexAttention's own default."""
@@ -67,6 +67,10 @@ def _rule(mask: Mask) -> Rule:
         assert isinstance(mask, Keys)
         return k < mask.lengths[b]
 
+    def within(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        assert isinstance(mask, Within)
+        return inner(b, h, mask.positions[b, q], mask.positions[b, k])
+
     def joined(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         one, other = (rule(b, h, q, k) for rule in parts)
         return one & other if isinstance(mask, Both) else one | other if isinstance(mask, Either) else one & ~other
@@ -77,6 +81,9 @@ def _rule(mask: Mask) -> Rule:
             return joined
         case Documents():
             return documents
+        case Within(of):
+            inner = _rule(of)
+            return within
         case Keys():
             return lengths
     return alone

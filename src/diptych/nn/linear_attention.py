@@ -21,6 +21,7 @@ from diptych.nn.linear import Linear
 from diptych.nn.mixer import LayerState, Passage
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation, rotate
+from diptych.nn.precision import without_autocast
 
 CHUNK = 64
 """Positions that meet in one square of scores; the fastest of 32, 64, 128 and 256 at heads of 64 dimensions."""
@@ -78,7 +79,7 @@ def kernel_attention(
     """
     if not passage.causal and state is not None:
         raise ValueError("attention in both directions reads the whole at once; leave the cache out")
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         wide = torch.promote_types(query.dtype, torch.float32)
         query, key, value = feature_map(query.to(wide)), feature_map(key.to(wide)), value.to(wide)
         valid = passage.valid(key[:, :, 0])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import BLOCK, Pieces, cut, cut_and_kept, spans
-from diptych.nn.masks import Both, Causal, Documents, Full, Keys, Span, is_static
+from diptych.nn.masks import Both, Causal, Full, Span, is_static
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -107,7 +107,7 @@ def _what_hides(mask: Mask, query: Span, key: Span) -> Mask:
         if isinstance(first, Full) or isinstance(second, Full):
             return second if isinstance(first, Full) else first
         return mask if first is mask.first and second is mask.second else Both(first, second)
-    if isinstance(mask, Documents | Keys):
+    if not is_static(mask):
         return mask
     return Full() if bool(mask.bounds(query, key).every.all()) else mask
 

@@ -347,19 +347,51 @@ class Documents(_Composable):
 
     def allowed(self, query: Int[Tensor, "#b q 1"], key: Int[Tensor, "#b 1 k"]) -> Bool[Tensor, "b q k"]:
         """True where both positions carry the same document number."""
-        return self._of_queries(query) == self._of_keys(key)
+        return of_queries(self.ids, query) == of_keys(self.ids, key)
 
     def bounds(self, query: Span, key: Span) -> Bounds:
         """By the first and the last document of both, where the numbers never fall; else open."""
         if bool((self.ids.diff(dim=1) < 0).any()):
             return Bounds(*(torch.full_like(self.allowed(query.first, key.first), x) for x in (True, False)))
-        return _same(*(self._of_queries(q) for q in query), *(self._of_keys(k) for k in key))
+        return _same(*(of_queries(self.ids, q) for q in query), *(of_keys(self.ids, k) for k in key))
 
-    def _of_queries(self, query: Tensor) -> Tensor:
-        return self.ids.gather(1, query[..., 0].expand(self.ids.shape[0], -1))[:, :, None]
 
-    def _of_keys(self, key: Tensor) -> Tensor:
-        return self.ids.gather(1, key[:, 0].expand(self.ids.shape[0], -1))[:, None, :]
+def of_queries(numbers: Int[Tensor, "b t"], query: Int[Tensor, "#b q 1"]) -> Int[Tensor, "b q 1"]:
+    """Each row's number at every query."""
+    return numbers.gather(1, query[..., 0].expand(numbers.shape[0], -1))[:, :, None]
+
+
+def of_keys(numbers: Int[Tensor, "b t"], key: Int[Tensor, "#b 1 k"]) -> Int[Tensor, "b 1 k"]:
+    """Each row's number at every key."""
+    return numbers.gather(1, key[:, 0].expand(numbers.shape[0], -1))[:, None, :]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Within(_Composable):
+    """A mask that counts places from each document's first one: `positions` (b, t) of the documents packed into each
+    row. It holds within a document; `Documents` keeps them apart."""
+
+    mask: Mask
+    positions: Int[Tensor, "b t"]
+
+    def allowed(self, query: Int[Tensor, "#b q 1"], key: Int[Tensor, "#b 1 k"]) -> Bool[Tensor, "b q k"]:
+        """What the mask says of the places in the documents."""
+        return self.mask.allowed(of_queries(self.positions, query), of_keys(self.positions, key))
+
+    def bounds(self, query: Span, key: Span) -> Bounds:
+        """Those of the mask where no document begins within a span, else open."""
+        queries = Span(*(of_queries(self.positions, q) for q in query))
+        keys = Span(*(of_keys(self.positions, k) for k in key))
+        whole = (queries.last - queries.first == query.last - query.first) & (
+            keys.last - keys.first == key.last - key.first
+        )
+        # A span may also end as far from its last beginning as its first position stands from an earlier one.
+        begins = (self.positions == 0).cumsum(1)
+        whole = whole & (of_queries(begins, query.first) == of_queries(begins, query.last))
+        whole = whole & (of_keys(begins, key.first) == of_keys(begins, key.last))
+        found = self.mask.bounds(queries, keys)
+        return Bounds(found.some | ~whole, found.every & whole)
 
 
 @final
@@ -480,7 +512,7 @@ def is_static(mask: Mask) -> bool:
     """Whether a mask is told by its numbers alone, so that equal ones allow the same."""
     if isinstance(mask, Both | Either | Except):
         return is_static(mask.first) and is_static(mask.second)
-    return not isinstance(mask, Documents | Keys)
+    return not isinstance(mask, Documents | Within | Keys)
 
 
 _BY_NAME: dict[str, type[Mask]] = {
@@ -522,6 +554,8 @@ def mask_text(mask: Mask) -> str:
             return f"{mask_text(first)} | {mask_text(second)}"
         case Cuts(lengths):
             return f"documents({', '.join(map(str, lengths))})"
+        case Within(inner):
+            return mask_text(inner)
         case Documents() | Keys():
             return type(mask).__name__.lower()
     name = next(name for name, kind in _BY_NAME.items() if isinstance(mask, kind))

@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
 from diptych.nn.mixer import Passage
+from diptych.nn.precision import without_autocast
 from diptych.nn.short_convolution import ShortConvolution
+
+
+_TINY = 1e-18
+"""Added to squared lengths, so that a vector of zeros stays one."""
 
 
 class Tokens(NamedTuple):
@@ -72,23 +77,18 @@ class Shares(NamedTuple):
 
 
 def shares(log_momentum: Float[Tensor, "... c"], log_keep: Float[Tensor, "... c"]) -> Shares:
-    """Products of eta and of 1 - alpha between any two tokens, as exponentials of differences: nothing is divided by what
-    has underflowed."""
-    keep, momentum = _products(log_keep), _products(log_momentum)
-    # S_r = momentum[r, 0] S + sum of momentum[r, s] u_s; M_t = keep[t, 0] M + sum over 1 <= r <= t of keep[t, r] S_r.
-    both = keep[..., 1:, 1:] @ momentum[..., 1:, :]
-    first, zero = keep[..., 1:, 0], torch.zeros_like(keep[..., -1, 0])
-    end = torch.stack((keep[..., -1, 0], both[..., -1, 0], zero, momentum[..., -1, 0]), dim=-1)
-    last = torch.stack((both[..., -1, 1:], momentum[..., -1, 1:]), dim=-2)
-    return Shares(first, both[..., 0], both[..., 1:], end.unflatten(-1, (2, 2)), last)
-
-
-def _products(log: Float[Tensor, "... c"]) -> Float[Tensor, "... c1 c1"]:
-    """[t, s]: the product over s < r <= t, for t and s from 0 (before the first token) to c; 0 where s > t."""
-    total = F.pad(log.cumsum(-1), (1, 0))
-    n = total.shape[-1]
-    future = torch.ones(n, n, dtype=torch.bool, device=log.device).triu(1)
-    return (total[..., :, None] - total[..., None, :]).masked_fill(future, float("-inf")).exp()
+    """Products of eta and of 1 - alpha between any two tokens, as exponentials of differences; nothing is divided by
+    what has underflowed."""
+    kept, moved = log_keep.cumsum(-1), log_momentum.cumsum(-1)
+    n = kept.shape[-1]
+    later = torch.full((n, n), float("-inf"), dtype=kept.dtype, device=kept.device).triu(1)
+    keep, momentum = ((x[..., :, None] - x[..., None, :] + later).exp() for x in (kept, moved))
+    # S_r = moved[r] S + sum of momentum[r, s] u_s, and M_t = kept[t] M + sum over r <= t of keep[t, r] S_r.
+    kept, moved, update = kept.exp(), moved.exp(), keep @ momentum
+    carried = (keep @ moved[..., None])[..., 0]
+    end = torch.stack((kept[..., -1], carried[..., -1], torch.zeros_like(kept[..., -1]), moved[..., -1]), dim=-1)
+    last = torch.stack((update[..., -1, :], momentum[..., -1, :]), dim=-2)
+    return Shares(kept, carried, update, end.unflatten(-1, (2, 2)), last)
 
 
 def read(
@@ -127,10 +127,10 @@ def _read_chunks(weights: Weights, tokens: Tokens, length: int) -> tuple[Tensor,
         x.reshape(b * h, t // length, length, *x.shape[3:]) for x in tokens
     )
     share = shares(log_momentum, log_keep)
-    layers = [x.flatten(0, 1) for x in weights.layers]
-    states, inputs, updates, layers = _learn(
-        layers, [x.flatten(0, 1) for x in weights.reference], key, value, 2 * step, share
-    )
+    step = 2 * step[..., None]
+    chunks = Chunks(key, key * step, value * step, step, _weighted(key, share.last), share.last, share.end)
+    found, reference = ([x.flatten(0, 1) for x in part] for part in (weights.layers, weights.reference))
+    states, inputs, updates, layers = _learn(found, reference, chunks)
     out = _answer(query, states, inputs, updates, share).reshape(b, h, t, -1)
     return out, Weights(tuple(x.unflatten(0, (b, h)) for x in layers), weights.reference, weights.n_read)
 
@@ -138,38 +138,44 @@ def _read_chunks(weights: Weights, tokens: Tokens, length: int) -> tuple[Tensor,
 Layers = list[Tensor]
 
 
-@torch.compiler.disable
-def _learn(
-    layers: Layers, reference: Layers, key: Tensor, value: Tensor, step: Tensor, share: Shares
-) -> tuple[Layers, Layers, Layers, Layers]:
-    """The loop over chunks; all tensors begin (rows, chunks). Of every layer: the state that each chunk found, the
-    layer's inputs, the gradients of its outputs times -step, and last the state after all chunks."""
-    depth, n = len(layers), key.shape[1]
-    scaled_key, scaled_value = (key * step[..., None]).unbind(1), (value * step[..., None]).unbind(1)
-    keys, steps, last, end = key.unbind(1), step[..., None].unbind(1), share.last.unbind(1), share.end.unbind(1)
-    first_inputs = _weighted(key, share.last).unbind(1)
+class Chunks(NamedTuple):
+    """What the loop over chunks needs, (rows, chunks, ...): keys; keys and values times 2 theta; 2 theta; the keys as
+    `_weighted` by `last`; `last` and `end` of `Shares`."""
+
+    key: Tensor
+    scaled_key: Tensor
+    scaled_value: Tensor
+    step: Tensor
+    weighted_key: Tensor
+    last: Tensor
+    end: Tensor
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
+def _learn(layers: Layers, reference: Layers, chunks: Chunks) -> tuple[Layers, Layers, Layers, Layers]:
+    """The loop over chunks. Of every layer: the state that each chunk found, the layer's inputs, the gradients of its
+    outputs times -theta, and last the state after all chunks."""
+    depth = len(layers)
     kept: list[tuple[Layers, Layers, Layers]] = []
-    for i in range(n):
+    for chunk in map(Chunks._make, zip(*(x.unbind(1) for x in chunks), strict=True)):
         found = layers
-        at = reference if i == 0 else [layer[:, 0] for layer in found]
+        at = [layer[:, 0] for layer in found] if kept else reference
         if depth == 1:
-            update = [torch.baddbmm(scaled_value[i], scaled_key[i], at[0], alpha=-1)]
-            inputs = [keys[i]]
+            inputs = [chunk.key]
+            update = [torch.baddbmm(chunk.scaled_value, chunk.scaled_key, at[0], alpha=-1)]
         else:
-            inputs, update = _surprise(at, keys[i], scaled_value[i] - scaled_key[i], steps[i])
-        weighted = [first_inputs[i], *(_weighted(x, last[i]) for x in inputs[1:])]
-        layers = [_move(*part, end[i]) for part in zip(found, weighted, update, strict=True)]
+            inputs, update = _surprise(at, chunk.key, chunk.scaled_value - chunk.scaled_key, chunk.step)
+        weighted = [chunk.weighted_key, *(_weighted(x, chunk.last) for x in inputs[1:])]
+        layers = [_move(*part, chunk.end) for part in zip(found, weighted, update, strict=True)]
         kept.append((found, inputs, update))
-    states, inputs, updates = (
-        [torch.stack([chunk[part][layer] for chunk in kept], dim=1) for layer in range(depth)] for part in range(3)
-    )
-    inputs[0] = key
-    return states, inputs, updates, layers
+    states, updates = ([torch.stack([c[part][i] for c in kept], dim=1) for i in range(depth)] for part in (0, 2))
+    deeper = [torch.stack([c[1][i] for c in kept], dim=1) for i in range(1, depth)]
+    return states, [chunks.key, *deeper], updates, layers
 
 
 def _surprise(at: Layers, key: Tensor, missing: Tensor, step: Tensor) -> tuple[Layers, Layers]:
-    """Of a deeper memory M(k) = k + MLP(k): the inputs of every layer, and -step times the gradients of its outputs.
-    `missing`: step (v - k)."""
+    """Of a deeper memory M(k) = k + MLP(k): the inputs of every layer, and -theta times the gradients of its outputs.
+    `missing`: 2 theta (v - k); `step`: 2 theta."""
     inputs, slopes, x = [key], [], key
     for matrix in at[:-1]:
         before = x @ matrix
@@ -264,13 +270,13 @@ class NeuralMemory(nn.Module):
         """What each position tells the memory, and the inputs of the convolution that the next call needs before it."""
         mixed, before = self.convolution(self.input(x), Passage(), before)
         dtype = wide(x.dtype)
-        query, key, value = F.silu(mixed.to(dtype)).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        both, value = F.silu(mixed.to(dtype)).unflatten(-1, (3, self.n_heads, self.d_head)).split((2, 1), dim=2)
+        query, key = (both * torch.rsqrt(both.square().sum(-1, keepdim=True) + _TINY)).unbind(2)
         step, momentum, forget = self.gates(x).to(dtype).unflatten(-1, (3, self.n_heads)).permute(2, 0, 3, 1)
-        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
         tokens = Tokens(
             query.transpose(1, 2),
             key.transpose(1, 2),
-            value.transpose(1, 2),
+            value[:, :, 0].transpose(1, 2),
             self.max_step * torch.sigmoid(step),
             F.logsigmoid(momentum),
             F.logsigmoid(-forget),
@@ -283,7 +289,7 @@ class NeuralMemory(nn.Module):
         """What the memory answers to each position, all heads side by side, and what the call that continues needs: the
         memory, and the `before` of the convolution. `begun`: as for `read`."""
         tokens, before = self.project(x, before)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             out, weights = read(weights, tokens, self.chunk_length, begun)
         return out.transpose(1, 2).flatten(2), weights, before
 

@@ -27,6 +27,7 @@ from diptych.nn.mixer import LayerState, Passage
 from diptych.nn.neural_memory import NeuralMemory, Weights, recall, wide
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
+from diptych.nn.precision import without_autocast
 from diptych.nn.window_attention import WindowAttention
 
 State = tuple[Tensor, ...]
@@ -182,7 +183,7 @@ class TitansContext(Titans):
         weights, (tail, *before) = self._unpack(state)
         return _pack(weights, tail, *(torch.cat((part, part), dim=1) for part in before), *weights.reference)
 
-    @torch.compiler.disable(recursive=False)
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # nor the loop over segments
     def _mix(self, x: Tensor, rotation: Rotation | None, state: State, begun: int) -> tuple[Tensor, State]:
         length, t = self.attention.window, x.shape[1]
         query, out, start = self._queries(x), [], 0
@@ -205,7 +206,7 @@ class TitansContext(Titans):
     ) -> tuple[Tensor, State]:
         """Positions of one segment; all rows have read `begun` tokens, unless x is a single one."""
         weights, (tail, key, value, *found) = self._unpack(state)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             h = recall(found, query).transpose(1, 2).flatten(2)
         heads = self.attention.project(x, rotation)
         retrieved = self.attention.context(self.retrieved(h.to(x.dtype)), rotation)

@@ -106,10 +106,11 @@ class TransformerXL(nn.Module):
         b, t = x.shape[:2]
         past_key, past_value, begin, document = cache.value
         query, key, value = self._project(x)
-        key, value = torch.cat((past_key, key), 1), torch.cat((past_value, value), 1)
+        # The first of L + M positions is too far from any query now.
+        key, value = torch.cat((past_key[:, 1:], key), 1), torch.cat((past_value[:, 1:], value), 1)
         offset = torch.as_tensor(mask.offset, device=x.device).expand(b)[:, None]
         place = offset + torch.arange(t, device=x.device)
-        places = offset - past_key.shape[1] + torch.arange(key.shape[1], device=x.device)
+        places = place[:, -1:] + torch.arange(1 - key.shape[1], 1, device=x.device)
         begins = begin[:, None].expand(b, t)
         if mask.documents is not None:
             begins = _begins(mask.documents, place, begin, document)
@@ -171,19 +172,31 @@ class TransformerXL(nn.Module):
         began, and its number, for which `since` stands in where the passage has no positions or no numbers."""
         begin, document = since
         t, kept = begins.shape[1], self.length + self.memory_length
-        count = begin.new_full(begin.shape, t) if mask.lengths is None else mask.lengths
+        if mask.lengths is None:
+            key, value = _last(key.detach(), kept), _last(value.detach(), kept)
+            return (
+                key,
+                value,
+                begins[:, -1].clone(),
+                document if mask.documents is None else mask.documents[:, -1].clone(),
+            )
+        count = mask.lengths
         place = key.shape[1] - t + count[:, None] + torch.arange(-kept, 0, device=key.device)
-        row = torch.arange(len(key), device=key.device)
-        some = (place >= 0)[..., None, None]
-        key, value = (
-            torch.where(some, y[row[:, None], place.clamp(min=0)], torch.zeros((), dtype=y.dtype, device=y.device))
-            for y in (key.detach(), value.detach())
-        )
+        row, none = torch.arange(len(key), device=key.device), (place < 0)[..., None, None]
+        key, value = (y.detach()[row[:, None], place.clamp(min=0)].masked_fill(none, 0.0) for y in (key, value))
         last = (count - 1).clamp(min=0)
         begin = torch.where(count > 0, begins[row, last], begin)
         if mask.documents is not None:
             document = torch.where(count > 0, mask.documents[row, last], document)
         return key, value, begin, document
+
+
+def _last(y: Tensor, kept: int) -> Tensor:
+    """The last `kept` of the positions (b, t, g, d), in memory of their own, zeros before the first."""
+    t = y.shape[1]
+    if t == kept:
+        return y.contiguous()
+    return y[:, t - kept :].clone() if t > kept else F.pad(y, (0, 0, 0, 0, kept - t, 0))
 
 
 def _segments(y: Tensor, size: int) -> Tensor:
@@ -226,7 +239,8 @@ def _sinusoids(length: int, width: int, device: torch.device, dtype: torch.dtype
 
 
 def _computed(length: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return sinusoids(torch.arange(length - 1, -1, -1, device=device), width).to(dtype)
+    distance = torch.arange(length - 1, -1, -1, dtype=torch.float64, device=device)
+    return sinusoids(distance, width).to(dtype)
 
 
 @lru_cache(16)

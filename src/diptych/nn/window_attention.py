@@ -109,5 +109,6 @@ class WindowAttention(nn.Module):
         band = (column > row) & (column <= row + self.window)
         there = column + size * torch.arange(n, device=query.device)[:, None] >= self.window - count[:, None, None]
         visible = (band & there[:, :, None]).flatten(0, 1)
-        out = self.attend(blocks, keys, values, visible)
-        return out.unflatten(0, (b, n)).transpose(1, 2).flatten(2, 3)[:, :, :t]
+        out = self.attend(blocks, keys, values, visible).unflatten(0, (b, n))
+        mixed: Tensor = out.transpose(1, 2).flatten(2, 3)[:, :, :t]
+        return mixed

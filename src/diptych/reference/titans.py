@@ -1,4 +1,4 @@
-"""How does a memory learn what it reads, token by token? (Behrouz, Zhong and Mirrokni 2025, "Titans", sections 3 and 4.)
+"""How does a memory learn what it reads, token by token? Titans (Behrouz, Zhong and Mirrokni 2025, sections 3 and 4).
 
 The recurrence of the long-term memory in the paper's symbols, one token after the other, and the three ways in which it
 is put beside attention. Columns are positions. In PyTorch, so that tests can differentiate through it.
@@ -65,7 +65,7 @@ def silu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-def M(W: Memory, k: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+def memory(W: Memory, k: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     """W k of a memory that is one matrix; k + W_L silu(... silu(W_1 k)) of a deeper one."""
     if len(W) == 1:
         return W[0] @ k
@@ -81,7 +81,7 @@ def surprise(W: Memory, k: Float[Tensor, " d"], v: Float[Tensor, " d"]) -> Memor
         return [2 * torch.outer(W[0] @ k - v, k)]
 
     def loss(W: Memory) -> Tensor:
-        return (M(W, k) - v).square().sum()
+        return (memory(W, k) - v).square().sum()
 
     return list(torch.func.grad(loss)(W))
 
@@ -109,7 +109,7 @@ def neural_memory(
         G = surprise(chunk, K[:, t], V[:, t])
         S = [eta[t] * S_l - theta[t] * G_l for S_l, G_l in zip(S, G, strict=True)]
         W = [(1 - alpha[t]) * W_l + S_l for W_l, S_l in zip(W, S, strict=True)]
-        Y.append(M(W, Q[:, t]))
+        Y.append(memory(W, Q[:, t]))
         states.append(W)
     return torch.stack(Y, dim=1), states
 
@@ -118,7 +118,8 @@ def short_convolution(X: Float[Tensor, "c l"], F: Float[Tensor, "c w"]) -> Float
     """y_t = sum over j < w of F_j x_{t-w+1+j}, row by row."""
     c, w = F.shape
     X = torch.cat((X.new_zeros(c, w - 1), X), dim=1)
-    return torch.stack([(F * X[:, t : t + w]).sum(1) for t in range(X.shape[1] - w + 1)], dim=1)
+    Y = [(F * X[:, t : t + w]).sum(1) for t in range(X.shape[1] - w + 1)]
+    return torch.stack(Y, dim=1)
 
 
 def unit(x: Float[Tensor, "d l"]) -> Float[Tensor, "d l"]:
@@ -155,7 +156,7 @@ def persistent_attention(
     return torch.cat(heads)
 
 
-def window(l: int, w: int) -> Bool[Tensor, "l_z l_x"]:  # noqa: E741
+def window(l: int, w: int) -> Bool[Tensor, "l_z l_x"]:
     """Each position sees itself and the w - 1 before it."""
     causal = torch.ones(l, l, dtype=torch.bool).triu()
     return causal & ~causal.triu(w)
@@ -198,11 +199,12 @@ def memory_as_context(
 
     In each segment the memory reads all y so far anew, which is slow and leaves nothing to carry over.
     """
-    H, read, out = len(W.M_0), X[:, :0], []
+    H, read = len(W.M_0), X[:, :0]
+    out: list[Tensor] = []
     for S in X.split(L, dim=1):
         states = memory_layer(read, W.memory, W.M_0, b)[1] if out else [[M_0] for M_0 in W.M_0]
         q = [unit(q_i) for q_i in silu(W_Q @ S).chunk(H)]
-        h = torch.cat([torch.stack([M(s[-1], x) for x in q_i.T], dim=1) for s, q_i in zip(states, q, strict=True)])
+        h = torch.cat([torch.stack([memory(s[-1], x) for x in q_i.T], dim=1) for s, q_i in zip(states, q, strict=True)])
         Mask = window(S.shape[1], L)
         y = persistent_attention(S, torch.cat((W_r @ h, S), dim=1), W.attention, torch.cat((Mask, Mask)), H)
         read = torch.cat((read, W_y @ rms(y, W.gamma_y)), dim=1)

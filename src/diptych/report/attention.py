@@ -119,7 +119,7 @@ def heads_figure(found: AttentionMap) -> Figure:
         for row, layer in enumerate(numbers):
             for head in range(heads):
                 axes = panels[row][head]
-                axes.imshow(found.weights[row, head], cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="auto")
+                axes.imshow(found.weights[row, head].numpy(), cmap=shades, norm=PowerNorm(0.5, 0, 1), aspect="auto")
                 axes.set_xticks([])
                 axes.set_yticks([])
                 for edge in axes.spines.values():
@@ -182,7 +182,7 @@ def _draw(
         _draw_cells(axes, weights)
     else:
         shades = LinearSegmentedColormap.from_list("weights", ["white", PALETTE["model"]])
-        axes.imshow(weights, cmap=shades, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+        axes.imshow(weights.numpy(), cmap=shades, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_aspect("equal")

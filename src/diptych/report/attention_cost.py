@@ -80,7 +80,8 @@ def _draw(
     every = -(-len(lengths) // 6)
     shown = lengths[::-1][::every][::-1]
     axes.set_xticks(shown, [f"{length:,}" for length in shown])
-    axes.yaxis.set_major_locator(LogLocator(base=10))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high / low < 50 else (1,)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.tick_params(length=0, labelsize=8)
     axes.grid(axis="both")

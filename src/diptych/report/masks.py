@@ -120,7 +120,7 @@ def _draw(axes: Axes, picture: MaskPicture, title: str, *, first: bool) -> None:
     else:
         shades = LinearSegmentedColormap.from_list("shares", ["white", PALETTE["model"]])
         # A thin line, such as a narrow window in a long text, stays visible: its cells have a small share each.
-        axes.imshow(_lifted(picture.shares), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(_lifted(picture.shares).numpy(), cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axes.set_xlim(-0.5, cells - 0.5)
     axes.set_ylim(cells - 0.5, -0.5)
     axes.set_aspect("equal")
