@@ -1,10 +1,11 @@
 """A training step of one Titans memory: Diptych against lucidrains' titans-pytorch at equal sizes.
 
-    python benchmarks/titans.py [--batch-size 2] [--length 2048] [--chunk-length 64] [--rounds 7]
+    python benchmarks/titans.py [--batch-size 2] [--length 2048] [--chunk-lengths 16 64] [--rounds 7]
+                                [--compiled]
 
 The peer is not among the dev dependencies; where `titans_pytorch` cannot be imported its rows are left out. All take
-float32, forward and backward, from the normalization before the memory to the projection after it. What the peer
-(0.5.5) computes differently:
+float32, forward and backward, from the normalization before the memory to the projection after it; `--compiled` adds
+a row for Diptych's layer compiled, as training does. What the peer (0.5.5) computes differently:
 
 - by default every gradient of a sequence is taken at the memory before its first token, so that no chunk waits for
   another; with `batch_size` = the chunk's length (the row "at each chunk") it is taken at the memory that the chunk
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import statistics
 import sys
 from collections.abc import Callable
@@ -81,7 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--chunk-length", type=int, default=64)
+    parser.add_argument("--chunk-lengths", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,15 +93,17 @@ def main() -> None:
     if not has_peer:
         print("titans_pytorch is not installed (pip install titans-pytorch): its rows are left out", file=sys.stderr)
     result: dict[str, object] = {"sizes": {**vars(args), "d_model": D_MODEL, "heads": HEADS, "d_head": D_HEAD}}
-    for depth in (1, 2):
-        models = {"diptych": ours(depth, args.chunk_length)}
+    for depth, chunk_length in itertools.product((1, 2), args.chunk_lengths):
+        models = {"diptych": ours(depth, chunk_length)}
+        if args.compiled:
+            models["diptych compiled"] = torch.compile(ours(depth, chunk_length), dynamic=False)
         if has_peer:
-            models["titans-pytorch"] = peer(depth, args.chunk_length, at_each_chunk=False)
-            models["titans-pytorch at each chunk"] = peer(depth, args.chunk_length, at_each_chunk=True)
+            models["titans-pytorch"] = peer(depth, chunk_length, at_each_chunk=False)
+            models["titans-pytorch at each chunk"] = peer(depth, chunk_length, at_each_chunk=True)
         steps = {name: step(model.to(device), x) for name, model in models.items()}
         interleaved(steps, 1)
         seconds = interleaved(steps, args.rounds)
-        result[f"depth {depth}"] = {
+        result[f"depth {depth}, chunks of {chunk_length}"] = {
             name: {
                 "median_seconds": statistics.median(times),
                 "times_diptych": median_ratio(times, seconds["diptych"]),

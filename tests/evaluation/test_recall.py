@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.cli.main import main
-from diptych.core.config import DataConfig, RecallConfig, TransformerConfig
+from diptych.core.config import DataConfig, RecallConfig, SegmentConfig, TransformerConfig
 from diptych.core.events import Event, Progressed
 from diptych.core.random import Rng
 from diptych.data.recall import RecallDocuments, RecallStream, recall_tokenizer
@@ -131,7 +131,23 @@ def test_no_token_beyond_the_reach_moves_an_answer_and_one_at_its_edge_does() ->
         other[0, 39 - distance + 1] = 99  # the value of a needle whose key lies so far before the last token
         same = torch.equal(model(x, mask=Causal())[0, -1], model(other, mask=Causal())[0, -1])
         assert same != moves
-    assert attention_reach(TransformerConfig(window=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "reach"),
+    [
+        (TransformerConfig(n_layers=3), None),
+        (TransformerConfig(n_layers=3, window=8), 22),
+        (TransformerConfig(n_layers=3, window=8, mask=("causal",)), None),
+        (TransformerConfig(n_layers=3, window=8, attention=("softmax", "linear")), None),
+        (TransformerConfig(n_layers=2, window=8, attention=("titans_gate", "titans_layer")), 15),
+        (TransformerConfig(n_layers=2, attention=("titans_gate",), segment=SegmentConfig(length=16)), 31),
+        (TransformerConfig(n_layers=2, window=8, attention=("softmax", "titans_context")), 1 + 7 + 127),
+        (TransformerConfig(n_layers=1, attention=("transformer_xl",), segment=SegmentConfig(length=4)), 1 + 3 + 128),
+    ],
+)
+def test_the_reach_adds_up_over_the_layers(config: TransformerConfig, reach: int | None) -> None:
+    assert attention_reach(config) == reach
 
 
 SCORE = RecallScore(right=(0, 0, 5, 1), count=(0, 0, 5, 4), n_values=4, n_documents=3, reach=2)

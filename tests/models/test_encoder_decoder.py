@@ -162,6 +162,26 @@ def test_cached_equals_uncached_and_select_takes_the_source_along(kind: str) -> 
     torch.testing.assert_close(torch.cat(parts[1:], 1), whole[rows, 3:], rtol=0, atol=1e-12)
 
 
+def test_both_sides_take_masks_and_hide_what_those_hide() -> None:
+    """Encoder and decoder of one layer each: a source token beyond all windows that lead to a target token."""
+    config = dataclasses.replace(VANILLA, n_layers=1, n_encoder_layers=1, mask=("window(2, 1) | sinks(1)",))
+    model = make(config)
+    source, lengths, x = example()
+    before, states = model(source, lengths, x), model.encode(source, lengths)
+    changed = source.clone()
+    changed[:, 1] = (changed[:, 1] + 1) % config.vocab_size
+    moved = (model.encode(changed, lengths) != states).any(-1)
+    assert moved[:, :3].all() and not moved[:, 3:].any(), "seen one behind, itself, and one ahead"
+    target = x.clone()
+    target[:, 1] = (target[:, 1] + 1) % config.vocab_size
+    moved = (model(source, lengths, target) != before).any(-1)
+    assert not moved[:, 0].any() and moved[:, 1:3].all() and not moved[:, 3:].any()
+    given = model.given(source, lengths)
+    cache = given.new_cache(3, x.shape[1])
+    parts = [given(x[:, t : t + 1], mask=Causal(), cache=cache) for t in range(x.shape[1])]
+    torch.testing.assert_close(torch.cat(parts, dim=1), before, rtol=0, atol=1e-12)
+
+
 def test_generation_of_a_row_does_not_depend_on_its_batch() -> None:
     model = make()
     source, lengths, _ = example()
@@ -268,5 +288,3 @@ def test_what_does_not_fit_is_refused() -> None:
     given = model.given(source, lengths)
     with pytest.raises(ValueError, match="its cache holds 5"):
         given(x, mask=Causal(), cache=given.new_cache(3, 5))
-    with pytest.raises(ValueError, match="window"):
-        EncoderDecoder(dataclasses.replace(VANILLA, window=4))

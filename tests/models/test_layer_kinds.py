@@ -196,7 +196,7 @@ def test_a_bounded_cache_cannot_be_cut() -> None:
     [
         ({"mask": ("windw(3)",)}, "did you mean window?"),
         ({"attention": ()}, "attention names no kind"),
-        ({"mask": ("window(3)",), "n_encoder_layers": 1}, "leave them out of an encoder-decoder"),
+        ({"attention": ("linear",), "n_encoder_layers": 1}, "an encoder-decoder is made of attention"),
     ],
 )
 def test_faulty_choices_are_refused(change: dict[str, object], part: str) -> None:

@@ -182,10 +182,8 @@ class TransformerConfig:
             parse_terms(text)
         if not self.attention:
             raise ValueError('attention names no kind; the usual one is ["softmax"]')
-        if self.n_encoder_layers and (self.mask or self.attention != ("softmax",)):
-            raise ValueError(
-                "mask and attention choose among the forms of a decoder; leave them out of an encoder-decoder"
-            )
+        if self.n_encoder_layers and self.attention != ("softmax",):
+            raise ValueError("an encoder-decoder is made of attention; leave model.attention at ['softmax']")
         if self.n_encoder_layers and self.position == "alibi":
             raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
 

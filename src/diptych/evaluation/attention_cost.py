@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -163,11 +163,12 @@ def machine_of(device: torch.device) -> str:
 
 
 def _free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken; where that cannot be told, 8 GB are assumed."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 2**33
+    known = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", known.read_text()) if known.exists() else None
+    return 1024 * int(found[1]) if found else 8 * 10**9
 
 
 @final

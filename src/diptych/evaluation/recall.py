@@ -114,12 +114,26 @@ class RecallScore:
 def attention_reach(config: TransformerConfig) -> int | None:
     """Distance of the farthest needle whose value attention alone can carry to a question, through all layers.
 
-    A layer of a window w carries it w - 1 tokens; the value stands one token behind its key. None where a layer attends
-    without bound, or by a mask.
+    A layer that sees w tokens, itself included, carries it w - 1 further; the value stands one token behind its key.
+    None where a layer attends or remembers without bound, or attends by a mask.
     """
-    if config.window is None or config.mask:
-        return None
-    return config.n_layers * (config.window - 1) + 1
+    spans = [_span(config, layer) for layer in range(config.n_layers)]
+    return None if config.mask or None in spans else 1 + sum(span - 1 for span in spans if span is not None)
+
+
+def _span(config: TransformerConfig, layer: int) -> int | None:
+    """Tokens that attention in a layer sees at most; a Titans memory beside it is not counted."""
+    match config.attention_of(layer):
+        case "softmax":
+            return config.window
+        case "titans_gate" | "titans_layer":
+            return config.window or config.segment.length
+        case "titans_context":
+            return config.segment.length
+        case "transformer_xl":
+            return config.segment.length + config.segment.memory_length
+        case "linear" | "gated_delta":
+            return None
 
 
 def score_recall(

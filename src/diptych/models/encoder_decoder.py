@@ -17,11 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
 from diptych.models.cache import EncoderDecoderCache, KeyValueCache
+from diptych.models.masking import given_to_layers
 from diptych.nn.attention import KeysAndValues, MultiHeadAttention
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
-from diptych.nn.lowering import Lowered, lower
+from diptych.nn.lowering import Lowered
 from diptych.nn.masks import Causal, Keys
+from diptych.nn.mixer import Given
 from diptych.nn.normalization import build_norm
 from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
 from diptych.nn.precision import matmul_dtype
@@ -40,8 +42,6 @@ class EncoderDecoder(nn.Module):
             raise ValueError(
                 "the model's vocab_size is 0; set model.vocab_size, or train from a recipe with a tokenizer"
             )
-        if config.window is not None:
-            raise ValueError(f"window={config.window} is for a decoder alone; leave it out of an encoder-decoder")
         self.config = config
         self.vocab_size = config.vocab_size
         self.checkpoint_activations = False
@@ -85,9 +85,11 @@ class EncoderDecoder(nn.Module):
         """The encoder's output. Raises ValueError where the source outgrows a table of positions."""
         positions = torch.arange(source.shape[1], device=source.device)[None]
         h, turn = self._embed(source, positions, self.encoder_embedding_norm)
-        mask = _only_tokens(source, lengths)
-        for block in self.encoder:
-            h = self._through(block, h, mask, turn)
+        # Where a layer hides nothing of its own, one row of a mask serves all queries.
+        hides = self.config.mask or self.config.window is not None
+        given = given_to_layers(self.config, Keys(lengths), h) if hides else [_only_tokens(source, lengths)]
+        for index, block in enumerate(self.encoder):
+            h = self._through(block, h, given[index % len(given)], turn)
         return h if self.encoder_norm is None else self.encoder_norm(h)
 
     def decode(
@@ -113,8 +115,9 @@ class EncoderDecoder(nn.Module):
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h, turn = self._embed(x, positions, self.embedding_norm, end)
-        lowered = lower(mask, queries=count, keys=end, offset=offset, device=x.device)
+        given = given_to_layers(self.config, mask, h, cache=own)
         for index, block in enumerate(self.blocks):
+            lowered = given[index % len(given)]
             if cache is None or own is None:
                 h = self._through(block, h, lowered, turn, context=states, context_mask=seen)
             else:
@@ -125,7 +128,7 @@ class EncoderDecoder(nn.Module):
         h = h if self.final_norm is None else self.final_norm(h)
         return h if self.head_transform is None else self.head_transform(h)
 
-    def _through(self, block: nn.Module, *inputs: Tensor | Lowered | Rotation | None, **kept: Any) -> Tensor:
+    def _through(self, block: nn.Module, *inputs: Tensor | Given | Rotation | None, **kept: Any) -> Tensor:
         """A block's output, its activations recomputed in the backward pass where that is wanted."""
         if self.checkpoint_activations and self.training:
             out: Tensor = checkpoint(block, *inputs, use_reentrant=False, **kept)

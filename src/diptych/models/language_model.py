@@ -16,12 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
 from diptych.models.cache import KeyValueCache
-from diptych.models.layers import kinds_of_layers, mask_of
+from diptych.models.masking import given_to_layers
 from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
-from diptych.nn.lowering import Lowered, lower
-from diptych.nn.masks import Both, Within, is_relative
-from diptych.nn.mixer import Given, read_in_order
+from diptych.nn.lowering import Lowered
+from diptych.nn.mixer import Given
 from diptych.nn.normalization import build_norm
 from diptych.nn.one_row import next_row
 from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
@@ -45,7 +44,6 @@ class LanguageModel(nn.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.checkpoint_activations = False
-        self._kinds = range(kinds_of_layers(config))
         self.embedding = TokenEmbedding(config.vocab_size, config.d_model, scaled=config.embedding_scale)
         learned = config.position == "learned"
         self.position_embedding = TokenEmbedding(config.max_length, config.d_model) if learned else None
@@ -105,43 +103,17 @@ class LanguageModel(nn.Module):
         offset = 0 if cache is None else cache.offset
         end = count if cache is None else cache.end_after(count)
         check_reach(self.config, end)
-        positions_given = positions is not None
+        places = None if cache is not None else positions
         if positions is None:
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
-        apart = positions if cache is None and positions_given else None
-        given = [self._given(mask, layer, h, cache, apart) for layer in self._kinds]
+        given = given_to_layers(self.config, mask, h, cache=cache, places=places, slopes=self.slopes)
         h = self._through_blocks(h, given, self._rotation(positions, h), cache)
         if cache is not None:
             cache.advance(count)
         h = h if self.final_norm is None else self.final_norm(h)
         return h if self.head_transform is None else self.head_transform(h)
-
-    def _given(self, mask: Mask, layer: int, h: Tensor, cache: KeyValueCache | None, places: Tensor | None) -> Given:
-        """What the layers of the kind of this layer are given: a mask lowered for them, or a passage to read.
-
-        `places` (b, t) are the positions in documents that share a row.
-        """
-        own = mask_of(self.config, layer)
-        if own is not None:
-            counted = own if places is None or is_relative(own) else Within(own, places)
-            mask = Both(mask, counted)
-        count = h.shape[1]
-        offset = 0 if cache is None else cache.offset
-        if self.config.attention_of(layer) != "softmax":
-            return read_in_order(mask, lengths=None if cache is None else cache.expected, offset=offset)
-        keys = count if cache is None else cache.longest + count
-        lowered = lower(
-            mask,
-            queries=count,
-            keys=keys,
-            offset=offset,
-            slopes=self.slopes,
-            key_positions=None if cache is None else cache.key_positions(layer, count),
-            device=h.device,
-        )
-        return lowered.in_precision(matmul_dtype(h))
 
     def _through_blocks(
         self, h: Tensor, given: list[Given], turn: Rotation | None, cache: KeyValueCache | None

@@ -48,6 +48,7 @@ class _Steps:
     log_decay: Float[Tensor, "b t g 1"]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
 def gated_delta_rule(
     query: Float[Tensor, "b t h d"],
     key: Float[Tensor, "b t g d"],
@@ -157,7 +158,6 @@ def _invert(matrix: Float[Tensor, "... c c"]) -> Float[Tensor, "... c c"]:
     return out
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
 def _scan(
     reads: Float[Tensor, "n b g c d"],
     values: Float[Tensor, "n b g c e"],

@@ -61,6 +61,7 @@ def feature_map(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return F.elu(x) + 1.0
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
 def kernel_attention(
     query: Float[Tensor, "b t h d"],
     key: Float[Tensor, "b t g d"],
@@ -162,7 +163,6 @@ def _beyond(
     return above_query @ sums, query @ total[..., None], (last_sums, last_total)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
 def _carry(
     added: Float[Tensor, "n b ..."], goes_on: Float[Tensor, "n b"] | None, first: Tensor | None, backwards: bool
 ) -> tuple[Float[Tensor, "n b ..."], Float[Tensor, "b ..."]]:

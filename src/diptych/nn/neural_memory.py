@@ -29,7 +29,6 @@ from diptych.nn.mixer import Passage
 from diptych.nn.precision import without_autocast
 from diptych.nn.short_convolution import ShortConvolution
 
-
 _TINY = 1e-18
 """Added to squared lengths, so that a vector of zeros stays one."""
 

@@ -124,7 +124,7 @@ def short_convolution(X: Float[Tensor, "c l"], F: Float[Tensor, "c w"]) -> Float
 
 def unit(x: Float[Tensor, "d l"]) -> Float[Tensor, "d l"]:
     """Columns of length one."""
-    return x / x.norm(dim=0)
+    return x / x.square().sum(0).sqrt()
 
 
 def memory_layer(
