@@ -48,7 +48,7 @@ def fast(memory: NeuralMemory, x: torch.Tensor) -> torch.Tensor:
     return memory(x, *memory.begin(x))[0]
 
 
-@pytest.mark.parametrize("length", [1, 6, 9, 14])
+@pytest.mark.parametrize("length", [1, 9, 14])
 @pytest.mark.parametrize("chunk_length", [1, 4, 7])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_chunks_give_the_recurrence_and_its_gradients(depth: int, chunk_length: int, length: int) -> None:

@@ -30,15 +30,15 @@ def flash_attention_2_forward(
     """
     O = np.zeros((len(Q), V.shape[1]))
     L = np.full(len(Q), -np.inf)
-    for i in _blocks(len(Q), B_r):
+    for i in blocks(len(Q), B_r):
         O_i = np.zeros((len(Q[i]), V.shape[1]))
         l_i = np.zeros(len(Q[i]))
         m_i = np.full(len(Q[i]), -np.inf)
-        for j in _blocks(len(K), B_c):
+        for j in blocks(len(K), B_c):
             S_ij = np.where(Mask[i, j], Q[i] @ K[j].T, -np.inf)
             m_new = np.maximum(m_i, S_ij.max(axis=1))
-            P_ij = _exp(S_ij, m_new)
-            correction = _exp(m_i[:, None], m_new)  # what was summed so far stood under the old maximum
+            P_ij = exp_above(S_ij, m_new)
+            correction = exp_above(m_i[:, None], m_new)  # what was summed so far stood under the old maximum
             l_i = correction[:, 0] * l_i + P_ij.sum(axis=1)
             O_i = correction * O_i + P_ij @ V[j]
             m_i = m_new
@@ -67,10 +67,10 @@ def flash_attention_2_backward(
     """
     dQ, dK, dV = np.zeros_like(Q), np.zeros_like(K), np.zeros_like(V)
     D = (dO * O).sum(axis=1)
-    for j in _blocks(len(K), B_c):
-        for i in _blocks(len(Q), B_r):
+    for j in blocks(len(K), B_c):
+        for i in blocks(len(Q), B_r):
             S_ij = np.where(Mask[i, j], Q[i] @ K[j].T, -np.inf)
-            P_ij = _exp(S_ij, L[i])
+            P_ij = exp_above(S_ij, L[i])
             dV[j] += P_ij.T @ dO[i]
             dP_ij = dO[i] @ V[j].T
             dS_ij = P_ij * (dP_ij - D[i][:, None])
@@ -88,19 +88,19 @@ def merge(
     """
     L_p = np.stack([L for _, L in parts], axis=1)
     m = L_p.max(axis=1)
-    l = _exp(L_p, m).sum(axis=1)
+    l = exp_above(L_p, m).sum(axis=1)
     attends = l > 0
     L = np.full(len(m), -np.inf)
     L[attends] = m[attends] + np.log(l[attends])
-    weights = _exp(L_p, L)
+    weights = exp_above(L_p, L)
     O = sum((weights[:, p, None] * O_p for p, (O_p, _) in enumerate(parts)), np.zeros_like(parts[0][0]))
     return O, L
 
 
-def _blocks(length: int, size: int) -> Iterator[slice]:
+def blocks(length: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-def _exp(S: Float64[np.ndarray, "n k"], m: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n k"]:
+def exp_above(S: Float64[np.ndarray, "n k"], m: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n k"]:
     """exp(S - m) row by row; zero throughout a row whose m is -inf, since all its scores are."""
     return np.asarray(np.exp(S - np.where(np.isneginf(m), 0.0, m)[:, None]))
