@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diptych.core.config import NeuralMemoryConfig, TransformerConfig
-from diptych.nn.neural_memory import NeuralMemory, Tokens, Weights, read, recall, shares
+from diptych.nn.memory_scan import shares
+from diptych.nn.neural_memory import NeuralMemory, Tokens, Weights, read, recall
 from diptych.reference import titans as reference
 
 D, HEADS = 3, 2
@@ -110,13 +111,17 @@ def test_finite_differences(depth: int) -> None:
 
 def test_what_is_kept_is_the_product_of_what_each_token_keeps() -> None:
     momentum, keep = torch.rand(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    share = shares(momentum.log(), keep.log())
+    share = shares(momentum, keep)
     for t in range(5):
         for s in range(5):
             sums = sum(float(keep[r + 1 : t + 1].prod() * momentum[s + 1 : r + 1].prod()) for r in range(s, t + 1))
-            assert abs(float(share.update[t, s]) - sums) < 1e-12
-        assert abs(float(share.memory[t] - keep[: t + 1].prod())) < 1e-12
-    assert abs(float(share.end[1, 1] - momentum.prod())) < 1e-12
+            assert abs(float(share.memory[t, s]) - sums) < 1e-12
+            assert abs(float(share.momentum[t, s] - (momentum[s + 1 : t + 1].prod() if s <= t else 0))) < 1e-12
+        carried = sum(float(keep[r + 1 : t + 1].prod() * momentum[: r + 1].prod()) for r in range(t + 1))
+        assert abs(float(share.memory[t, 5] - keep[: t + 1].prod())) < 1e-12
+        assert abs(float(share.memory[t, 6]) - carried) < 1e-12
+        assert abs(float(share.momentum[t, 5])) == 0
+        assert abs(float(share.momentum[t, 6] - momentum[: t + 1].prod())) < 1e-12
 
 
 def test_gates_that_are_shut_give_no_nan() -> None:

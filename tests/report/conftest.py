@@ -8,6 +8,9 @@ import pytest
 
 from diptych.data.lengths import CorpusLengths, measure_lengths
 from diptych.data.sources import Document
+from diptych.evaluation.attention_cost import CostCell, CostConfig, CostResult
+from diptych.evaluation.mask_work import mask_work
+from diptych.evaluation.recall import RecallScore
 from diptych.evaluation.stability import InitialGradients, StabilityConfig, StabilityResult, StabilityRun
 from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
@@ -21,6 +24,7 @@ from diptych.report.results import (
     ModelInfo,
     NextTokenStep,
     PartSize,
+    RecallResult,
     ReviewResults,
     Sample,
     Scheme,
@@ -59,6 +63,26 @@ def _stability() -> StabilityResult:
                     )
                 )
     return StabilityResult(config=config, uniform=5.55, unigram=3.3, runs=tuple(runs), gradients=tuple(gradients))
+
+
+def _attention_cost() -> CostResult:
+    config = CostConfig(forms=("naive", "full"), lengths=(64, 128, 256), repeats=1)
+    cells = [
+        CostCell(form=form, length=n, seconds=(1e-6 * n**power,), n_bytes=10 * n**power)
+        for form, power in (("naive", 2), ("full", 1))
+        for n in config.lengths
+    ]
+    return CostResult(config=config, machine="a machine", cells=tuple(cells))
+
+
+def _recall() -> tuple[RecallResult, ...]:
+    right, count = (0, 10, 20, 20, 3, 1), (0, 10, 20, 20, 20, 20)
+    window = RecallScore(right=right, count=count, n_values=16, n_documents=20, reach=3)
+    memory = RecallScore(right=count, count=count, n_values=16, n_documents=20, reach=3)
+    return (
+        RecallResult(name="window", steps=300, score=window),
+        RecallResult(name="window and memory", steps=300, score=memory),
+    )
 
 
 def _translation() -> TranslationResult:
@@ -143,6 +167,9 @@ def full() -> ReviewResults:
         ),
         translation=_translation(),
         stability=_stability(),
+        masks=(mask_work("causal", 64), mask_work("causal & window(8)", 64)),
+        attention_cost=_attention_cost(),
+        recall=_recall(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),
         training=tuple(
             CurvePoint(step=s, tokens=s * 1000, loss=8.0 / s, bits_per_byte=3.0 / s, seconds=0.5 * s)

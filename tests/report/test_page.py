@@ -114,13 +114,25 @@ def test_a_review_without_measurements_is_still_a_page(bare: ReviewResults) -> N
 
 
 @pytest.mark.parametrize(
-    "field", ["model", "tokenizer", "translation", "stability", "data", "machine", "score", "mfu", "budget_seconds"]
+    "field",
+    [
+        "model",
+        "tokenizer",
+        "translation",
+        "stability",
+        "attention_cost",
+        "data",
+        "machine",
+        "score",
+        "mfu",
+        "budget_seconds",
+    ],
 )
 def test_every_part_may_be_missing_alone(full: ReviewResults, field: str) -> None:
     assert "None" not in read(page(dataclasses.replace(full, **{field: None}))).text
 
 
-@pytest.mark.parametrize("field", ["heldout", "yardsticks", "stages"])
+@pytest.mark.parametrize("field", ["heldout", "yardsticks", "stages", "masks", "recall"])
 def test_every_list_may_be_empty_alone(full: ReviewResults, field: str) -> None:
     read(page(dataclasses.replace(full, **{field: ()})))
 
@@ -183,8 +195,11 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
     assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "two" / "index.html").read_bytes()
     figures = sorted(path.name for path in (tmp_path / "one" / "figures").iterdir())
     drawings = (
+        "attention_cost",
         "lengths",
+        "masks",
         "next_token",
+        "recall",
         "schemes",
         "stability",
         "stages",
@@ -200,7 +215,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
 
 def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
     drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
-    assert len(drawings) == 14
+    assert len(drawings) == 20
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "var(--ink)" in drawing

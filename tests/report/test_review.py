@@ -12,6 +12,8 @@ import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Event, Stepped
+from diptych.evaluation.attention_cost import CostConfig
+from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
 from diptych.report import review
@@ -51,6 +53,9 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review, "review_run", small)
     monkeypatch.setattr(review, "translation_run", translation)
     monkeypatch.setattr(review, "review_stability_config", lambda: dataclasses.replace(sweep, data=text))
+    monkeypatch.setattr(review, "MASK_LENGTH", 600)
+    cost = CostConfig(forms=("naive", "full"), lengths=(32, 64), repeats=1, size=LayerSize(d_model=16, n_heads=2))
+    monkeypatch.setattr(review, "review_cost_config", lambda: cost)
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 

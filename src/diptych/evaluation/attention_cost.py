@@ -129,7 +129,7 @@ def review_cost_config() -> CostConfig:
     """A measurement for the living review: about a quarter of a minute on two cores."""
     return CostConfig(
         forms=("naive", "full", "window(128)", "linear"),
-        lengths=(512, 1024, 2048, 4096),
+        lengths=(1024, 2048, 4096, 8192),
         repeats=3,
         size=LayerSize(d_model=128, n_heads=2),
     )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
+from diptych.nn.memory_scan import scan
 from diptych.nn.mixer import Passage
 from diptych.nn.precision import without_autocast
 from diptych.nn.short_convolution import ShortConvolution
@@ -61,35 +62,6 @@ class Weights(NamedTuple):
     n_read: Int[Tensor, " b"]
 
 
-class Shares(NamedTuple):
-    """How much of what came before is left within a chunk of c tokens.
-
-    Of the chunk's first M and S, and of the updates -theta_s grad_s: M_t = `memory[t]` M + `momentum[t]` S
-    + sum over s of `update[t, s]` u_s. `end` (2, 2) and `last` (2, c) are the same for M and S at the chunk's end.
-    """
-
-    memory: Float[Tensor, "... c"]
-    momentum: Float[Tensor, "... c"]
-    update: Float[Tensor, "... c c"]
-    end: Float[Tensor, "... 2 2"]
-    last: Float[Tensor, "... 2 c"]
-
-
-def shares(log_momentum: Float[Tensor, "... c"], log_keep: Float[Tensor, "... c"]) -> Shares:
-    """Products of eta and of 1 - alpha between any two tokens, as exponentials of differences; nothing is divided by
-    what has underflowed."""
-    kept, moved = log_keep.cumsum(-1), log_momentum.cumsum(-1)
-    n = kept.shape[-1]
-    later = torch.full((n, n), float("-inf"), dtype=kept.dtype, device=kept.device).triu(1)
-    keep, momentum = ((x[..., :, None] - x[..., None, :] + later).exp() for x in (kept, moved))
-    # S_r = moved[r] S + sum of momentum[r, s] u_s, and M_t = kept[t] M + sum over r <= t of keep[t, r] S_r.
-    kept, moved, update = kept.exp(), moved.exp(), keep @ momentum
-    carried = (keep @ moved[..., None])[..., 0]
-    end = torch.stack((kept[..., -1], carried[..., -1], torch.zeros_like(kept[..., -1]), moved[..., -1]), dim=-1)
-    last = torch.stack((update[..., -1, :], momentum[..., -1, :]), dim=-2)
-    return Shares(kept, carried, update, end.unflatten(-1, (2, 2)), last)
-
-
 def read(
     weights: Weights, tokens: Tokens, chunk_length: int, begun: int = 0
 ) -> tuple[Float[Tensor, "b h t d"], Weights]:
@@ -121,94 +93,13 @@ def _settle(weights: Weights, read: int, chunk_length: int) -> Weights:
 
 def _read_chunks(weights: Weights, tokens: Tokens, length: int) -> tuple[Tensor, Weights]:
     """As `read`, for whole chunks of `length` tokens, of which the first takes its gradients at `weights.reference`."""
-    b, h, t, _ = tokens.query.shape
-    query, key, value, step, log_momentum, log_keep = (
-        x.reshape(b * h, t // length, length, *x.shape[3:]) for x in tokens
+    b, h = tokens.query.shape[:2]
+    query, key, value, step, log_momentum, log_keep = (x.flatten(0, 1) for x in tokens)
+    layers, reference = ([x.flatten(0, 1) for x in part] for part in (weights.layers, weights.reference))
+    out, layers = scan(query, key, value, (step, log_momentum.exp(), log_keep.exp()), layers, reference, length)
+    return out.unflatten(0, (b, h)), Weights(
+        tuple(x.unflatten(0, (b, h)) for x in layers), weights.reference, weights.n_read
     )
-    share = shares(log_momentum, log_keep)
-    step = 2 * step[..., None]
-    chunks = Chunks(key, key * step, value * step, step, _weighted(key, share.last), share.last, share.end)
-    found, reference = ([x.flatten(0, 1) for x in part] for part in (weights.layers, weights.reference))
-    states, inputs, updates, layers = _learn(found, reference, chunks)
-    out = _answer(query, states, inputs, updates, share).reshape(b, h, t, -1)
-    return out, Weights(tuple(x.unflatten(0, (b, h)) for x in layers), weights.reference, weights.n_read)
-
-
-Layers = list[Tensor]
-
-
-class Chunks(NamedTuple):
-    """What the loop over chunks needs, (rows, chunks, ...): keys; keys and values times 2 theta; 2 theta; the keys as
-    `_weighted` by `last`; `last` and `end` of `Shares`."""
-
-    key: Tensor
-    scaled_key: Tensor
-    scaled_value: Tensor
-    step: Tensor
-    weighted_key: Tensor
-    last: Tensor
-    end: Tensor
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks
-def _learn(layers: Layers, reference: Layers, chunks: Chunks) -> tuple[Layers, Layers, Layers, Layers]:
-    """The loop over chunks. Of every layer: the state that each chunk found, the layer's inputs, the gradients of its
-    outputs times -theta, and last the state after all chunks."""
-    depth = len(layers)
-    kept: list[tuple[Layers, Layers, Layers]] = []
-    for chunk in map(Chunks._make, zip(*(x.unbind(1) for x in chunks), strict=True)):
-        found = layers
-        at = [layer[:, 0] for layer in found] if kept else reference
-        if depth == 1:
-            inputs = [chunk.key]
-            update = [torch.baddbmm(chunk.scaled_value, chunk.scaled_key, at[0], alpha=-1)]
-        else:
-            inputs, update = _surprise(at, chunk.key, chunk.scaled_value - chunk.scaled_key, chunk.step)
-        weighted = [chunk.weighted_key, *(_weighted(x, chunk.last) for x in inputs[1:])]
-        layers = [_move(*part, chunk.end) for part in zip(found, weighted, update, strict=True)]
-        kept.append((found, inputs, update))
-    states, updates = ([torch.stack([c[part][i] for c in kept], dim=1) for i in range(depth)] for part in (0, 2))
-    deeper = [torch.stack([c[1][i] for c in kept], dim=1) for i in range(1, depth)]
-    return states, [chunks.key, *deeper], updates, layers
-
-
-def _surprise(at: Layers, key: Tensor, missing: Tensor, step: Tensor) -> tuple[Layers, Layers]:
-    """Of a deeper memory M(k) = k + MLP(k): the inputs of every layer, and -theta times the gradients of its outputs.
-    `missing`: 2 theta (v - k); `step`: 2 theta."""
-    inputs, slopes, x = [key], [], key
-    for matrix in at[:-1]:
-        before = x @ matrix
-        gate = torch.sigmoid(before)
-        x = before * gate
-        slopes.append(gate + x * (1 - gate))
-        inputs.append(x)
-    update = missing - step * (x @ at[-1])
-    updates = [update]
-    for matrix, slope in zip(reversed(at[1:]), reversed(slopes), strict=True):
-        update = (update @ matrix.mT) * slope
-        updates.append(update)
-    return inputs, updates[::-1]
-
-
-def _weighted(x: Float[Tensor, "... c i"], last: Float[Tensor, "... 2 c"]) -> Float[Tensor, "... 2i c"]:
-    """Each layer's inputs as columns, weighted by their share in M and in S at the chunk's end."""
-    return (x.mT[..., None, :, :] * last[..., :, None, :]).flatten(-3, -2)
-
-
-def _move(state: Tensor, weighted: Tensor, update: Tensor, end: Tensor) -> Tensor:
-    """M and S of one layer at the chunk's end."""
-    new = torch.bmm(weighted, update).view(len(state), 2, -1)
-    return torch.baddbmm(new, end, state.reshape(len(state), 2, -1)).view(state.shape)
-
-
-def _answer(query: Tensor, states: Layers, inputs: Layers, updates: Layers, share: Shares) -> Tensor:
-    """What the memory after each token makes of that token's query, all chunks at once."""
-    first, carried, x = share.memory[..., None], share.momentum[..., None], query
-    for layer, (state, given, update) in enumerate(zip(states, inputs, updates, strict=True)):
-        x = F.silu(x) if layer else x
-        old = torch.cat((x * first, x * carried), dim=-1) @ state.flatten(-3, -2)
-        x = old + ((x @ given.mT) * share.update) @ update
-    return x if len(states) == 1 else query + x
 
 
 def recall(memory: Sequence[Tensor], query: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from diptych.evaluation.attention_cost import CostResult
 from diptych.evaluation.power_law import PowerLaw
 from diptych.report.plots import PALETTE, style
+from diptych.report.results import ReviewResults
 from diptych.report.words import size
 
 _COLOURS = (PALETTE["ink"], PALETTE["model"], PALETTE["second"], PALETTE["muted"])
@@ -44,6 +45,19 @@ def cost_figure(result: CostResult, *, start: int = 0, narrow: bool = False) -> 
             _draw(panels[1], forms, memory, laws, "peak memory, weights and input apart")
             panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
     return figure
+
+
+def exponents_from(result: CostResult) -> int:
+    """The length from which on the exponents are fitted: with three lengths or more, without the shortest, where what a
+    call costs weighs most."""
+    lengths = result.config.lengths
+    return lengths[1] if len(lengths) > 2 else lengths[0]
+
+
+def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
+    """The measurement of a review."""
+    assert results.attention_cost is not None
+    return cost_figure(results.attention_cost, start=exponents_from(results.attention_cost), narrow=narrow)
 
 
 def seconds(value: float) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from diptych.core.types import Mask
 from diptych.nn.masks import parse_mask
 from diptych.report.plots import PALETTE, style
+from diptych.report.results import ReviewResults
 
 GALLERY = (
     "full",
@@ -88,6 +89,12 @@ def _counted(mask: Mask, length: int, cells: int) -> tuple[Int[Tensor, " c"], In
         by_column = torch.zeros(len(query), cells, dtype=torch.long).index_add_(1, column, allowed.long())
         counts.index_add_(0, torch.bucketize(query, edges[1:], right=True), by_column)
     return edges.diff(), counts
+
+
+def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
+    """Figure 2 of the review: the kinds of masks side by side."""
+    del results  # masks are what they are
+    return masks_figure([mask_picture(text, 16) for text in GALLERY], narrow=narrow)
 
 
 def percentage(share: float) -> str:

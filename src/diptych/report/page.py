@@ -25,6 +25,7 @@ from diptych.report.results import ReviewResults
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from diptych.evaluation.attention_cost import CostResult
     from diptych.evaluation.yardsticks import Yardstick
 
 Drawing = Callable[..., "Figure"]
@@ -45,9 +46,11 @@ SECTIONS: Final = (
     Section("transformer", "2.1", "The transformer", lambda r: r.model is not None),
     Section("translation", "2.1", "Encoder and decoder", lambda r: r.translation is not None),
     Section("stability", "2.1", "Where training diverges", lambda r: r.stability is not None),
+    Section("masks", "2.2", "Attention masks", lambda r: bool(r.masks)),
     Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
     Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
     Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
+    Section("attention", "2.4.2", "Efficient attention and memory", lambda r: r.attention_cost is not None),
     Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
     Section("training", "", "Training", lambda r: bool(r.training)),
     Section("likelihood", "", "Held-out bits per byte", lambda r: r.score is not None or bool(r.yardsticks)),
@@ -83,17 +86,32 @@ def page(results: ReviewResults) -> str:
 
 def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
     """Name and function of every drawing that these results allow."""
-    from diptych.report import lengths, next_token, plots, schemes, stability, translation
+    from diptych.report import (
+        attention_cost,
+        lengths,
+        masks,
+        next_token,
+        plots,
+        recall,
+        schemes,
+        stability,
+        translation,
+    )
 
     if results.translation:
         yield "translation", translation.drawing
     if results.stability:
         yield "stability", stability.review_drawing
-
+    if results.masks:
+        yield "masks", masks.review_drawing
     if results.next_token:
         yield "next_token", next_token.drawing
     if results.lengths:
         yield "lengths", lengths.review_drawing
+    if results.attention_cost:
+        yield "attention_cost", attention_cost.review_drawing
+    if results.recall:
+        yield "recall", recall.review_drawing
     if results.schemes:
         yield "schemes", schemes.drawing
     if results.training:
@@ -128,6 +146,12 @@ def _plot(results: ReviewResults, name: str) -> Markup:
     )
 
 
+def _exponents_from(cost: CostResult) -> int:
+    from diptych.report.attention_cost import exponents_from
+
+    return exponents_from(cost)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -149,4 +173,5 @@ def _environment() -> Environment:
     )
     environment.globals["plot"] = _plot
     environment.globals["published_lengths"] = PUBLISHED
+    environment.globals["exponents_from"] = _exponents_from
     return environment

@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from diptych.evaluation.recall import RecallScore
 from diptych.report.plots import PALETTE, style
+from diptych.report.results import ReviewResults
 
 _COLOURS = ("model", "second", "ink", "other")
 _MARKERS = ("o", "s", "^", "D")
@@ -43,6 +44,11 @@ def recall_figure(scores: Mapping[str, RecallScore], *, narrow: bool = False) ->
         axes.set_ylabel("right answers")
         figure.legend(frameon=False, loc="outside upper left", ncols=1 if narrow else len(scores))
     return figure
+
+
+def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
+    """The networks of a review."""
+    return recall_figure({one.name: one.score for one in results.recall}, narrow=narrow)
 
 
 def _draw(axes: Axes, name: str, score: RecallScore, colour: str, marker: str) -> None:

@@ -14,6 +14,9 @@ from typing import ClassVar, Literal
 
 from diptych.core.files import write_text
 from diptych.data.lengths import CorpusLengths
+from diptych.evaluation.attention_cost import CostResult
+from diptych.evaluation.mask_work import MaskWork
+from diptych.evaluation.recall import RecallScore
 from diptych.evaluation.stability import StabilityResult
 from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
@@ -221,6 +224,16 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecallResult:
+    """A network that learned to recall needles."""
+
+    name: str
+    """With or without a memory."""
+    steps: int
+    score: RecallScore
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewResults:
     """All that one review measured."""
 
@@ -245,6 +258,9 @@ class ReviewResults:
     score: Score | None = None
     translation: TranslationResult | None = None
     stability: StabilityResult | None = None
+    masks: tuple[MaskWork, ...] = ()
+    attention_cost: CostResult | None = None
+    recall: tuple[RecallResult, ...] = ()
     training: tuple[CurvePoint, ...] = ()
     heldout: tuple[HeldoutPoint, ...] = ()
     next_token: tuple[NextTokenStep, ...] = ()

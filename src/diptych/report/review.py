@@ -26,7 +26,9 @@ from diptych.core.random import Rng
 from diptych.data.corpus import heldout_documents, training_documents
 from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
 from diptych.data.sources import read_documents
+from diptych.evaluation.attention_cost import CostResult, measure_cost, review_cost_config
 from diptych.evaluation.likelihood import score_store
+from diptych.evaluation.mask_work import REVIEWED, MaskWork, mask_work
 from diptych.evaluation.ngram import NGram
 from diptych.evaluation.stability import StabilityResult, review_stability_config, run_stability
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
@@ -54,6 +56,9 @@ SCHEME_BYTES = 2_000_000, 500_000
 
 SCHEME_VOCABULARY = 8192
 """Tokens of every scheme that can have as many."""
+
+MASK_LENGTH = 4096
+"""Positions over which the work of masks is counted."""
 
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
@@ -193,6 +198,8 @@ class Review:
         samples = self.stage("samples", tuple[measured.Sample, ...], lambda: self._samples(model, tokenizer))
         translation = self._translation(world)
         stability = self.stage("stability", StabilityResult, self._stability)
+        masks = self.stage("masks", tuple[MaskWork, ...], self._masks)
+        attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
             version=__version__,
@@ -210,6 +217,8 @@ class Review:
             score=score,
             translation=translation,
             stability=stability,
+            masks=masks,
+            attention_cost=attention_cost,
             training=training,
             heldout=held,
             next_token=next_token,
@@ -272,6 +281,13 @@ class Review:
         config = replace(review_stability_config(), seed=self.seed)
         return run_stability(config, self.out / "stability", self.on_event)
 
+    def _masks(self) -> tuple[MaskWork, ...]:
+        self.on_event(Message(text="counting what masks leave to compute"))
+        return tuple(mask_work(text, MASK_LENGTH) for text in REVIEWED)
+
+    def _attention_cost(self) -> CostResult:
+        return measure_cost(review_cost_config(), self.out / "attention-cost", self.on_event)
+
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
         prompts = [[tokenizer.eos_id, *tokenizer.encode(prompt).tolist()] for prompt in PROMPTS]
@@ -288,8 +304,13 @@ def model_info(config: TransformerConfig) -> measured.ModelInfo:
     parts = parameters_by_part(config).items()
     return measured.ModelInfo(
         parts=tuple(measured.PartSize(name=name.replace("_", "-"), parameters=count) for name, count in parts),
-        config={key: value for key, value in asdict(config).items() if not isinstance(value, dict)},
+        config={key: _one_value(value) for key, value in asdict(config).items() if not isinstance(value, dict)},
     )
+
+
+def _one_value(value: Any) -> Any:
+    """What takes turns from layer to layer, in a line."""
+    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 def tokenizer_info(experiment: Experiment) -> measured.TokenizerInfo:
