@@ -2,8 +2,8 @@
 
     python benchmarks/masks.py [--rounds 7] [--dtype float32]
 
-One operation of 4 heads of 64, batch 1. `window`: forward, and forward with backward, of a window of 512 and of full causal
-attention, with the exponent of time over the lengths. `forms`: for several masks and lengths, every form that can
+One operation of 4 heads of 64, batch 1. `window`: forward, and forward with backward, of a window of 512 and of full
+causal attention, with the exponent of time over the lengths. `forms`: for several masks and lengths, every form that can
 express the mask, and the one that `diptych.nn.lowering` chooses; a ratio above 1 says that another was faster.
 FlexAttention is compiled before it is timed, and on a processor it has no backward pass. On a GPU the same script times
 what there is.
@@ -71,7 +71,7 @@ def training(form: Form, mask: str, n: int, device: str, dtype: torch.dtype) -> 
     return run
 
 
-def lower_each_time(mask: str, n: int, device: str) -> Callable[[], object]:
+def lower_each_time(mask: str, n: int) -> Callable[[], object]:
     """What the choice itself costs, for a mask that was never seen."""
     from diptych.nn.block_sparse import cut
 
@@ -99,9 +99,7 @@ def window_against_full(rounds: int, device: str, dtype: torch.dtype) -> dict[st
             "lengths": LENGTHS,
             "seconds": seconds,
             "full / window": ratios,
-            "exponent": {
-                kind: vars(fit_power_law(LENGTHS[1:], times[1:])) for kind, times in seconds.items()
-            },
+            "exponent": {kind: vars(fit_power_law(LENGTHS[1:], times[1:])) for kind, times in seconds.items()},
         }
     return result
 
@@ -148,7 +146,7 @@ def main() -> None:
         {
             "shape": {"heads": HEADS, "d_head": WIDTH, "batch": 1, "dtype": options.dtype},
             "window of 512 against full": window_against_full(options.rounds, device, dtype),
-            "seconds to cut": {text: _seconds(lower_each_time(text, 16_384, device)) for text in MASKS},
+            "seconds to cut": {text: _seconds(lower_each_time(text, 16_384)) for text in MASKS},
             "forms": forms,
             "worst chosen / fastest": max(row["chosen / fastest"] for row in forms),
             "took": time.perf_counter() - start,

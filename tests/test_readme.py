@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text()
 TOKENIZERS = (ROOT / "docs" / "tokenizers.md").read_text()
 TRANSFORMERS = (ROOT / "docs" / "transformers.md").read_text()
 STABILITY = (ROOT / "docs" / "stability.md").read_text()
-DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY
+ATTENTION = (ROOT / "docs" / "attention.md").read_text()
+DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION
 CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 
@@ -36,7 +37,8 @@ def test_the_programs_in_the_page_on_tokenizers_run(tmp_path: Path) -> None:
 
 
 def test_every_picture_of_the_documents_exists() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", TOKENIZERS), (ROOT / "docs", STABILITY)):
+    pages = (TOKENIZERS, STABILITY, ATTENTION)
+    for folder, text in ((ROOT, README), *((ROOT / "docs", page) for page in pages)):
         pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
         assert pictures and all((folder / picture).is_file() for picture in pictures)
 

@@ -196,6 +196,7 @@ def test_a_bounded_cache_cannot_be_cut() -> None:
     [
         ({"mask": ("windw(3)",)}, "did you mean window?"),
         ({"attention": ()}, "attention names no kind"),
+        ({"attention": ("titans_gate",), "position": "alibi"}, "takes no ALiBi"),
         ({"attention": ("linear",), "n_encoder_layers": 1}, "an encoder-decoder is made of attention"),
     ],
 )

@@ -178,14 +178,19 @@ class TransformerConfig:
             raise ValueError(f"rotary positions need an even d_head, not {self.head_width}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
+        self._check_attention()
+        if self.n_encoder_layers and self.position == "alibi":
+            raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
+
+    def _check_attention(self) -> None:
         for text in self.mask:
             parse_terms(text)
         if not self.attention:
             raise ValueError('attention names no kind; the usual one is ["softmax"]')
+        if self.position == "alibi" and any(kind.startswith("titans") for kind in self.attention):
+            raise ValueError("the attention beside a Titans memory takes no ALiBi; set position to rope, or another")
         if self.n_encoder_layers and self.attention != ("softmax",):
             raise ValueError("an encoder-decoder is made of attention; leave model.attention at ['softmax']")
-        if self.n_encoder_layers and self.position == "alibi":
-            raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
 
     def attention_of(self, layer: int) -> AttentionKind:
         """How a layer mixes positions."""

@@ -91,7 +91,9 @@ def lower(
     one stands for no key. A dense form is made on `device`.
     """
     if key_positions is None and not isinstance(offset, Tensor):
-        mask = _what_hides(mask, Span(*map(_place, (offset, offset + queries - 1))), Span(*map(_place, (0, keys - 1))))
+        if not isinstance(mask, Full | Causal):
+            query, key = (offset, offset + queries - 1), (0, keys - 1)
+            mask = _what_hides(mask, Span(*map(_place, query)), Span(*map(_place, key)))
         scope = Scope(queries, keys, offset, slopes, device)
         return in_form(choose(mask, scope), mask, scope)
     first = offset[:, None] if isinstance(offset, Tensor) else torch.tensor([[offset]], device=device)
@@ -120,7 +122,8 @@ def choose(mask: Mask, scope: Scope) -> Form:
     """The form that is fastest for a mask at this length on this device."""
     queries, keys, offset = scope.queries, scope.keys, scope.offset
     form: Form = "dense"
-    if scope.slopes is None and isinstance(mask, Full):
+    is_last = isinstance(mask, Causal) and queries == 1 and keys == offset + 1
+    if scope.slopes is None and (isinstance(mask, Full) or is_last):
         form = "none"
     elif scope.slopes is None and isinstance(mask, Causal) and offset == 0 and queries == keys:
         form = "causal"

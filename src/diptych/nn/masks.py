@@ -9,6 +9,7 @@ much a cache must keep.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple, final
 
@@ -531,6 +532,7 @@ _BY_NAME: dict[str, type[Mask]] = {
 }
 
 
+@lru_cache(256)
 def parse_mask(text: str) -> Mask:
     """The mask that a text describes. Raises ValueError that says what is wrong with it."""
     return _build(parse_terms(text))

@@ -251,7 +251,12 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         length, depth = ctx.length, len(upstream) - 1
         query, key, value, step, momentum, keep, *rest = ctx.saved_tensors
-        reference, states, share, kept = rest[:depth], rest[depth : 2 * depth], Shares(*rest[2 * depth : 2 * depth + 2]), rest[2 * depth + 2 :]
+        reference, states, share, kept = (
+            rest[:depth],
+            rest[depth : 2 * depth],
+            Shares(*rest[2 * depth : 2 * depth + 2]),
+            rest[2 * depth + 2 :],
+        )
         of_query, of_key, of_value, of_step = (torch.empty_like(x) for x in (query, key, value, step))
         of_memory = torch.zeros_like(share.memory)
         of_last = of_memory.new_zeros(2, *of_memory.shape[1:])
@@ -267,13 +272,26 @@ class _Scan(torch.autograd.Function):
             rows = slice(i * len(query), (i + 1) * len(query))
             tokens = slice(i * length, (i + 1) * length)
             of_query[:, tokens], of_here, of_inputs, of_updates = _answer_backward(
-                upstream[0][:, tokens], part.query, products, here, inputs, updates, part.share,
+                upstream[0][:, tokens],
+                part.query,
+                products,
+                here,
+                inputs,
+                updates,
+                part.share,
                 of_memory[:, rows].transpose(0, 1),
             )
             for layer in range(depth):
                 _move_backward(
-                    after[layer], here[layer], inputs[layer], updates[layer], part.last,
-                    of_here[layer], of_inputs[layer], of_updates[layer], of_last[:, rows].transpose(0, 1),
+                    after[layer],
+                    here[layer],
+                    inputs[layer],
+                    updates[layer],
+                    part.last,
+                    of_here[layer],
+                    of_inputs[layer],
+                    of_updates[layer],
+                    of_last[:, rows].transpose(0, 1),
                 )
             of_key[:, tokens], of_value[:, tokens], of_step[:, tokens], of_at = _surprise_backward(
                 at, found, part.step, inputs, updates, of_inputs, of_updates
@@ -304,7 +322,13 @@ def _unpack(kept: Layers, depth: int) -> tuple[Surprise, Answer]:
     inner = depth - 1
     before, behind, (missing,), asked, scores = (
         kept[start:end]
-        for start, end in ((0, inner), (inner, 2 * inner), (2 * inner, depth + inner), (depth + inner, depth + 2 * inner), (depth + 2 * inner, None))
+        for start, end in (
+            (0, inner),
+            (inner, 2 * inner),
+            (2 * inner, depth + inner),
+            (depth + inner, depth + 2 * inner),
+            (depth + 2 * inner, None),
+        )
     )
     return Surprise(before, behind, missing), Answer(asked, scores)
 

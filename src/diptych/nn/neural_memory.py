@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
+from diptych.nn.memory_heads import heads
 from diptych.nn.memory_scan import scan
 from diptych.nn.mixer import Passage
 from diptych.nn.precision import without_autocast
@@ -158,20 +159,18 @@ class NeuralMemory(nn.Module):
 
     def project(self, x: Float[Tensor, "b t m"], before: Float[Tensor, "b w c"]) -> tuple[Tokens, Tensor]:
         """What each position tells the memory, and the inputs of the convolution that the next call needs before it."""
-        mixed, before = self.convolution(self.input(x), Passage(), before)
-        dtype = wide(x.dtype)
-        both, value = F.silu(mixed.to(dtype)).unflatten(-1, (3, self.n_heads, self.d_head)).split((2, 1), dim=2)
-        query, key = (both * torch.rsqrt(both.square().sum(-1, keepdim=True) + _TINY)).unbind(2)
+        dtype, before = wide(x.dtype), before.to(wide(x.dtype))
+        mixed = self.input(x).to(dtype)
+        read = heads(mixed, before, self.convolution.weight.to(dtype), self.n_heads)
         step, momentum, forget = self.gates(x).to(dtype).unflatten(-1, (3, self.n_heads)).permute(2, 0, 3, 1)
         tokens = Tokens(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value[:, :, 0].transpose(1, 2),
+            *read,
             self.max_step * torch.sigmoid(step),
             F.logsigmoid(momentum),
             F.logsigmoid(-forget),
         )
-        return tokens, before
+        width = before.shape[1]
+        return tokens, torch.cat((before, mixed[:, -width:]), dim=1)[:, -width:]
 
     def forward(
         self, x: Float[Tensor, "b t m"], weights: Weights, before: Tensor, begun: int = 0
