@@ -17,6 +17,7 @@ from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
 from diptych.report import review
+from diptych.report.recall import recall_run
 from diptych.report.results import load_results
 
 
@@ -49,6 +50,14 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             train=dataclasses.replace(run.train, batch_size=4, save_every=4, eval_sequences=8),
         )
 
+    def recall(out: Path, seed: int, *, memory: bool) -> RunConfig:
+        run = recall_run(out, seed, memory=memory)
+        return dataclasses.replace(
+            run,
+            model=dataclasses.replace(run.model, d_model=16, n_layers=1),
+            train=dataclasses.replace(run.train, steps=2, batch_size=2),
+        )
+
     sweep = StabilityConfig(norms=("layer",), depths=(1, 2), learning_rates=(1e-3,), steps=3, d_model=16, n_heads=2)
     monkeypatch.setattr(review, "review_run", small)
     monkeypatch.setattr(review, "translation_run", translation)
@@ -56,6 +65,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review, "MASK_LENGTH", 600)
     cost = CostConfig(forms=("naive", "full"), lengths=(32, 64), repeats=1, size=LayerSize(d_model=16, n_heads=2))
     monkeypatch.setattr(review, "review_cost_config", lambda: cost)
+    monkeypatch.setattr(review, "recall_run", recall)
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 

@@ -7,6 +7,8 @@ heads are one dimension r; a chunk has c tokens; a layer of the memory has i inp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +61,31 @@ def _shares_backward(
             of_momentum.mul_(momentum[t, ..., None])
     d_keep[0], d_momentum[0] = of_memory[0, ..., c], of_momentum[..., c + 1]
     return d_momentum, d_keep
+
+
+class _Chunk(NamedTuple):
+    """Of one chunk: queries, keys and values (r, c, d), 2 theta (r, c, 1), and rows of `Shares`: all of memory's, and the
+    last of both."""
+
+    query: Float[Tensor, "r c d"]
+    key: Float[Tensor, "r c d"]
+    value: Float[Tensor, "r c d"]
+    step: Float[Tensor, "r c 1"]
+    share: Float[Tensor, "r c c+2"]
+    last: Float[Tensor, "r 2 c+2"]
+
+
+def _chunks(tokens: tuple[Tensor, ...], share: Shares) -> list[_Chunk]:
+    """Views of queries, keys, values (r, t, d) and theta (r, t)."""
+    length = len(share.memory)
+    query, key, value, step = (x.unflatten(1, (-1, length)).unbind(1) for x in tokens)
+    step = (2 * tokens[3][..., None]).unflatten(1, (-1, length)).unbind(1)
+    return [_Chunk(*parts) for parts in zip(query, key, value, step, *_rows(share, len(tokens[0])), strict=True)]
+
+
+def _rows(share: Shares, r: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    last = torch.stack((share.memory[-1], share.momentum[-1]), dim=1)
+    return share.memory.transpose(0, 1).unflatten(0, (-1, r)).unbind(0), last.unflatten(0, (-1, r)).unbind(0)
 
 
 def _spread(x: Float[Tensor, "r c i"], by: Float[Tensor, "r c 2"]) -> Float[Tensor, "r c 2i"]:
@@ -152,16 +179,15 @@ def _answer(
 
 def _answer_backward(
     upstream: Tensor,
-    query: Tensor,
+    chunk: _Chunk,
     kept: Answer,
     states: Layers,
     inputs: Layers,
     updates: Layers,
-    share: Tensor,
     of_share: Tensor,
 ) -> tuple[Tensor, Layers, Layers, Layers]:
     """The gradients of queries, states, inputs and updates; that of `share` is added to `of_share`."""
-    within, first = share[..., :-2], share[..., -2:]
+    query, within, first = chunk.query, chunk.share[..., :-2], chunk.share[..., -2:]
     of_states, of_inputs, of_updates, dy = [], [], [], upstream
     for layer in range(len(states) - 1, -1, -1):
         x = F.silu(kept.before[layer - 1]) if layer else query
@@ -179,44 +205,31 @@ def _answer_backward(
     return dy if len(states) == 1 else dy + upstream, of_states, of_inputs, of_updates
 
 
-def _move(state: Tensor, given: Tensor, update: Tensor, last: Float[Tensor, "r 2 c+2"], out: Tensor) -> None:
+def _move(state: Tensor, given: Tensor, update: Tensor, last: Float[Tensor, "r 2 c+2"]) -> Tensor:
     """M and S of one layer at the chunk's end."""
-    new = out.view(len(out), 2, -1)
-    torch.bmm(_spread(given, last[..., :-2].mT).mT, update, out=out.flatten(1, 2))
-    new.baddbmm_(last[..., -2:], state.flatten(2))
+    new = torch.bmm(_spread(given, last[..., :-2].mT).mT, update).view(len(state), 2, -1)
+    return new.baddbmm_(last[..., -2:], state.flatten(2)).view_as(state)
 
 
 def _move_backward(
-    after: Tensor,
+    last: Tensor,
+    of_last: Tensor,
+    upstream: Tensor,
     state: Tensor,
     given: Tensor,
     update: Tensor,
-    last: Tensor,
     of_state: Tensor,
     of_given: Tensor,
     of_update: Tensor,
-    of_last: Tensor,
 ) -> None:
     """Adds the gradients of all that `_move` takes."""
-    by, flat = last[..., :-2].mT, after.flatten(1, 2)
-    of_state.view(len(state), 2, -1).baddbmm_(last[..., -2:].mT, after.flatten(2))
-    of_last[..., -2:].baddbmm_(after.flatten(2), state.flatten(2).mT)
+    by, flat, long = last[..., :-2].mT, upstream.flatten(1, 2), upstream.flatten(2)
+    of_state.view(len(state), 2, -1).baddbmm_(last[..., -2:].mT, long)
+    of_last[..., -2:].baddbmm_(long, state.flatten(2).mT)
     of_update.baddbmm_(_spread(given, by), flat)
     of_x, of_by = _spread_backward(update @ flat.mT, given, by)
     of_given += of_x
     of_last[..., :-2] += of_by.mT
-
-
-class _Chunks(NamedTuple):
-    """Views of a chunk's tokens: queries, keys and values (r, c, d), 2 theta (r, c, 1), and the rows of `Shares`: all of
-    memory's (r, c, c + 2), the last of both (r, 2, c + 2)."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    step: Tensor
-    share: Tensor
-    last: Tensor
 
 
 class _Scan(torch.autograd.Function):
@@ -225,112 +238,68 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, length: int, *given: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, step, momentum, keep, *memory = given
-        layers, reference = memory[: len(memory) // 2], memory[len(memory) // 2 :]
-        share = shares(_by_chunk(momentum, length), _by_chunk(keep, length))
-        n = query.shape[1] // length
-        states = [x.new_empty(n + 1, *x.shape) for x in layers]
-        for state, x in zip(states, layers, strict=True):
-            state[0] = x
-        out, kept = torch.empty_like(query), []
-        for i in range(n):
-            part = _part(i, length, query, key, value, step, share)
-            at = [state[i, :, 0] for state in states] if i else reference
-            found = _surprise(at, part.key, part.value, part.step)
-            inputs, updates = found.steps(part.key, part.step)
-            for state, x, update in zip(states, inputs, updates, strict=True):
-                _move(state[i], x, update, part.last, state[i + 1])
-            answer, products = _answer(part.query, [state[i] for state in states], inputs, updates, part.share)
-            out[:, i * length : (i + 1) * length] = answer
+        tokens, gates, memory = given[:4], given[4:6], given[6:]
+        layers, at = memory[: len(memory) // 2], list(memory[len(memory) // 2 :])
+        share = shares(*(_by_chunk(gate, length) for gate in gates))
+        chunks, here = _chunks(tokens, share), list(layers)
+        states, kept, out = [], [], torch.empty_like(tokens[0])
+        for chunk, to in zip(chunks, out.unflatten(1, (-1, length)).unbind(1), strict=True):
+            found = _surprise(at, chunk.key, chunk.value, chunk.step)
+            inputs, updates = found.steps(chunk.key, chunk.step)
+            answer, products = _answer(chunk.query, here, inputs, updates, chunk.share)
+            to.copy_(answer)
+            states += here
             kept += [*found.before, *found.behind, found.missing, *products.before, *products.scores]
-        ctx.length = length
-        ctx.save_for_backward(*given[:6], *reference, *states, *share, *kept)
-        return out, *(state[-1] for state in states)
+            here = [_move(*parts, chunk.last) for parts in zip(here, inputs, updates, strict=True)]
+            at = [x[:, 0] for x in here]
+        ctx.depth, ctx.length = len(layers), length
+        ctx.save_for_backward(*given[:6], *memory[len(layers) :], *share, *states, *kept)
+        return out, *here
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        length, depth = ctx.length, len(upstream) - 1
-        query, key, value, step, momentum, keep, *rest = ctx.saved_tensors
-        reference, states, share, kept = (
-            rest[:depth],
-            rest[depth : 2 * depth],
-            Shares(*rest[2 * depth : 2 * depth + 2]),
-            rest[2 * depth + 2 :],
-        )
-        of_query, of_key, of_value, of_step = (torch.empty_like(x) for x in (query, key, value, step))
-        of_memory = torch.zeros_like(share.memory)
-        of_last = of_memory.new_zeros(2, *of_memory.shape[1:])
-        after = [x.contiguous() for x in upstream[1:]]
-        n, size = query.shape[1] // length, len(kept) * length // query.shape[1]
-        of_at: Layers = []
-        for i in range(n - 1, -1, -1):
-            part = _part(i, length, query, key, value, step, share)
-            found, products = _unpack(kept[i * size : (i + 1) * size], depth)
-            here = [state[i] for state in states]
-            at = [x[:, 0] for x in here] if i else reference
-            inputs, updates = found.steps(part.key, part.step)
-            rows = slice(i * len(query), (i + 1) * len(query))
-            tokens = slice(i * length, (i + 1) * length)
-            of_query[:, tokens], of_here, of_inputs, of_updates = _answer_backward(
-                upstream[0][:, tokens],
-                part.query,
-                products,
-                here,
-                inputs,
-                updates,
-                part.share,
-                of_memory[:, rows].transpose(0, 1),
+        depth, length, saved = ctx.depth, ctx.length, iter(ctx.saved_tensors)
+        tokens, gates, at_first, share = (list(islice(saved, n)) for n in (4, 2, depth, 2))
+        chunks = _chunks(tuple(tokens), Shares(*share))
+        states = [list(islice(saved, depth)) for _ in chunks]
+        products = [_kept(saved, depth) for _ in chunks]
+        of_share, into = torch.zeros_like(share[0]), [torch.empty_like(x) for x in tokens]
+        of_last = of_share.new_zeros(of_share.shape[1], 2, length + 2)
+        views = [x.unflatten(1, (-1, length)).unbind(1) for x in (*into, upstream[0])]
+        views += [x.unflatten(0, (len(chunks), -1)).unbind(0) for x in (of_share.transpose(0, 1), of_last)]
+        of_states, of_at = list(upstream[1:]), []
+        for i in range(len(chunks) - 1, -1, -1):
+            at = [x[:, 0] for x in states[i]] if i else at_first
+            *to, of_answer, of_rows, of_end = (x[i] for x in views)
+            found, answer = products[i]
+            inputs, updates = found.steps(chunks[i].key, chunks[i].step)
+            after = of_states
+            to[0][:], of_states, of_inputs, of_updates = _answer_backward(
+                of_answer, chunks[i], answer, states[i], inputs, updates, of_rows
             )
-            for layer in range(depth):
-                _move_backward(
-                    after[layer],
-                    here[layer],
-                    inputs[layer],
-                    updates[layer],
-                    part.last,
-                    of_here[layer],
-                    of_inputs[layer],
-                    of_updates[layer],
-                    of_last[:, rows].transpose(0, 1),
-                )
-            of_key[:, tokens], of_value[:, tokens], of_step[:, tokens], of_at = _surprise_backward(
-                at, found, part.step, inputs, updates, of_inputs, of_updates
+            given = zip(after, states[i], inputs, updates, of_states, of_inputs, of_updates, strict=True)
+            for parts in given:
+                _move_backward(chunks[i].last, of_end, *parts)
+            to[1][:], to[2][:], to[3][:], of_at = _surprise_backward(
+                at, found, chunks[i].step, inputs, updates, of_inputs, of_updates
             )
             if i:
-                for x, y in zip(of_here, of_at, strict=True):
+                for x, y in zip(of_states, of_at, strict=True):
                     x[:, 0] += y
-            after = of_here
-        of_memory[-1] += of_last[0]
-        by_chunk = _by_chunk(momentum, length), _by_chunk(keep, length)
-        of_gates = _shares_backward(share, *by_chunk, of_memory, of_last[1])
-        of_momentum, of_keep = (x.view(length, n, -1).permute(2, 1, 0).reshape(len(query), -1) for x in of_gates)
-        return None, of_query, of_key, of_value, 2 * of_step, of_momentum, of_keep, *after, *of_at
+        of_share[-1] += of_last[:, 0]
+        of_gates = _shares_backward(Shares(*share), *(_by_chunk(x, length) for x in gates), of_share, of_last[:, 1])
+        by_row = (x.view(length, len(chunks), -1).permute(2, 1, 0).flatten(1) for x in of_gates)
+        return None, *into[:3], 2 * into[3], *by_row, *of_states, *of_at
+
+
+def _kept(saved: Iterator[Tensor], depth: int) -> tuple[Surprise, Answer]:
+    """Of the next chunk."""
+    before, behind, missing, asked, scores = (list(islice(saved, n)) for n in (depth - 1, depth - 1, 1, depth - 1, depth))
+    return Surprise(before, behind, *missing), Answer(asked, scores)
 
 
 def _by_chunk(gate: Float[Tensor, "r t"], length: int) -> Float[Tensor, "c n*r"]:
     return gate.unflatten(1, (-1, length)).permute(2, 1, 0).flatten(1)
-
-
-def _part(i: int, length: int, query: Tensor, key: Tensor, value: Tensor, step: Tensor, share: Shares) -> _Chunks:
-    rows = slice(i * len(query), (i + 1) * len(query))
-    query, key, value, step = (x[:, i * length : (i + 1) * length] for x in (query, key, value, step))
-    last = torch.stack((share.memory[-1, rows], share.momentum[-1, rows]), dim=1)
-    return _Chunks(query, key, value, 2 * step[..., None], share.memory[:, rows].transpose(0, 1), last)
-
-
-def _unpack(kept: Layers, depth: int) -> tuple[Surprise, Answer]:
-    inner = depth - 1
-    before, behind, (missing,), asked, scores = (
-        kept[start:end]
-        for start, end in (
-            (0, inner),
-            (inner, 2 * inner),
-            (2 * inner, depth + inner),
-            (depth + inner, depth + 2 * inner),
-            (depth + 2 * inner, None),
-        )
-    )
-    return Surprise(before, behind, missing), Answer(asked, scores)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over chunks

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from diptych.evaluation.recall import RecallScore
+from diptych.checkpoints.run_folder import load_language_model
+from diptych.core.config import DataConfig, OptimConfig, RecallConfig, RunConfig, TrainConfig, TransformerConfig
+from diptych.core.events import Handler
+from diptych.data.recall import RecallStream
+from diptych.evaluation.recall import RecallScore, attention_reach, score_recall
 from diptych.report.plots import PALETTE, style
-from diptych.report.results import ReviewResults
+from diptych.report.results import RecallResult, ReviewResults
+from diptych.training.distributed import World
+from diptych.training.loop import Trainer
+from diptych.training.prepare import prepare
+from diptych.training.run import train_experiment
 
 _COLOURS = ("model", "second", "ink", "other")
 _MARKERS = ("o", "s", "^", "D")
@@ -44,6 +53,50 @@ def recall_figure(scores: Mapping[str, RecallScore], *, narrow: bool = False) ->
         axes.set_ylabel("right answers")
         figure.legend(frameon=False, loc="outside upper left", ncols=1 if narrow else len(scores))
     return figure
+
+
+def recall_run(out: Path, seed: int, *, memory: bool) -> RunConfig:
+    """A smaller form of `recipes/recall.toml`, with and without its memory."""
+    name = "memory" if memory else "window"
+    return RunConfig(
+        out=str(out / "recall" / name),
+        model=TransformerConfig(
+            d_model=64,
+            n_layers=2,
+            n_heads=2,
+            max_length=128,
+            window=16,
+            attention=("titans_gate" if memory else "softmax",),
+        ),
+        data=DataConfig(
+            format="recall",
+            sequence_length=128,
+            recall=RecallConfig(n_needles=4, n_queries=4, n_keys=16, n_values=16),
+        ),
+        optim=OptimConfig(name="muon", muon_lr=0.05, lr=1e-2, warmup_steps=20),
+        train=TrainConfig(
+            seed=seed, steps=220, batch_size=32, dtype="float32", compile="off", eval_every=0, save_every=100
+        ),
+    )
+
+
+NAMES = {False: "a window of 16 tokens", True: "the window and a memory"}
+"""How the networks are called, without and with a memory."""
+
+
+def measure_recall(run: RunConfig, world: World, on_event: Handler) -> RecallResult:
+    """Train a network, or go on with its training, and ask it. Raises KeyboardInterrupt where that is interrupted."""
+    experiment = prepare(run, world, on_event)
+    if not train_experiment(Trainer(experiment, world, on_event)):
+        raise KeyboardInterrupt
+    model, _ = load_language_model(experiment.out, device=world.device)
+    assert isinstance(experiment.heldout, RecallStream)
+    reach = attention_reach(model.config)
+    return RecallResult(
+        name=NAMES[run.model.attention != ("softmax",)],
+        steps=run.train.steps,
+        score=score_recall(model, experiment.heldout, n_documents=128, reach=reach, on_event=on_event),
+    )
 
 
 def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:

@@ -36,6 +36,7 @@ from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
+from diptych.report.recall import measure_recall, recall_run
 from diptych.report.schemes import SENTENCE, compare_schemes
 from diptych.report.surroundings import machine_info, read_curves
 from diptych.report.translation import can_translate, measure_translation, translation_run
@@ -64,7 +65,7 @@ PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "
 
 OVERHEAD_SECONDS = 95.0
 """What everything but the training steps takes on two cores: compiling, tokenizing, scoring, yardsticks, drawing. The
-encoder-decoder and the sweep of stability come on top, about a minute."""
+encoder-decoder, the sweep of stability, the cost of attention and the recall come on top, less than two minutes."""
 
 LEAST_SHARE = 0.25
 """Share of a small budget that goes to training all the same; the review then takes longer than its budget."""
@@ -200,6 +201,7 @@ class Review:
         stability = self.stage("stability", StabilityResult, self._stability)
         masks = self.stage("masks", tuple[MaskWork, ...], self._masks)
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
+        recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
             version=__version__,
@@ -219,6 +221,7 @@ class Review:
             stability=stability,
             masks=masks,
             attention_cost=attention_cost,
+            recall=recall,
             training=training,
             heldout=held,
             next_token=next_token,
@@ -287,6 +290,11 @@ class Review:
 
     def _attention_cost(self) -> CostResult:
         return measure_cost(review_cost_config(), self.out / "attention-cost", self.on_event)
+
+    def _recall(self, world: World, *, memory: bool) -> measured.RecallResult:
+        run = recall_run(self.out, self.seed, memory=memory)
+        name = "recall-memory" if memory else "recall-window"
+        return self.stage(name, measured.RecallResult, lambda: measure_recall(run, world, self.on_event))
 
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
