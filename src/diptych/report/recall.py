@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from diptych.checkpoints.run_folder import load_language_model
-from diptych.core.config import DataConfig, OptimConfig, RecallConfig, RunConfig, TrainConfig, TransformerConfig
+from diptych.core.config import (
+    DataConfig,
+    NeuralMemoryConfig,
+    OptimConfig,
+    RecallConfig,
+    RunConfig,
+    TrainConfig,
+    TransformerConfig,
+)
 from diptych.core.events import Handler
 from diptych.data.recall import RecallStream
 from diptych.evaluation.recall import RecallScore, attention_reach, score_recall
@@ -62,25 +70,26 @@ def recall_run(out: Path, seed: int, *, memory: bool) -> RunConfig:
         out=str(out / "recall" / name),
         model=TransformerConfig(
             d_model=64,
-            n_layers=2,
+            n_layers=1,
             n_heads=2,
-            max_length=128,
-            window=16,
+            max_length=64,
+            window=8,
             attention=("titans_gate" if memory else "softmax",),
+            memory=NeuralMemoryConfig(chunk_length=8),
         ),
         data=DataConfig(
             format="recall",
-            sequence_length=128,
-            recall=RecallConfig(n_needles=4, n_queries=4, n_keys=16, n_values=16),
+            sequence_length=64,
+            recall=RecallConfig(n_needles=4, n_queries=4, n_keys=8, n_values=8),
         ),
-        optim=OptimConfig(name="muon", muon_lr=0.05, lr=1e-2, warmup_steps=20),
+        optim=OptimConfig(name="muon", muon_lr=0.02, lr=5e-3, warmup_steps=20),
         train=TrainConfig(
-            seed=seed, steps=220, batch_size=32, dtype="float32", compile="off", eval_every=0, save_every=100
+            seed=seed, steps=200, batch_size=64, dtype="float32", compile="off", eval_every=0, save_every=100
         ),
     )
 
 
-NAMES = {False: "a window of 16 tokens", True: "the window and a memory"}
+NAMES = {False: "a window of 8 tokens", True: "the window and a memory"}
 """How the networks are called, without and with a memory."""
 
 
