@@ -1,11 +1,13 @@
 """A training step of one Titans memory: Diptych against lucidrains' titans-pytorch at equal sizes.
 
-    python benchmarks/titans.py [--batch-size 2] [--length 2048] [--chunk-lengths 16 64] [--rounds 7]
-                                [--compiled]
+    python benchmarks/titans.py [--batch-size 2] [--length 2048] [--chunk-lengths 16 32 64]
+                                [--rounds 7]
 
 The peer is not among the dev dependencies; where `titans_pytorch` cannot be imported its rows are left out. All take
-float32, forward and backward, from the normalization before the memory to the projection after it; `--compiled` adds
-a row for Diptych's layer compiled, as training does. What the peer (0.5.5) computes differently:
+float32, forward and backward, from the normalization before the memory to the projection after it, as they are
+and compiled by torch.compile, as training does; but not the peer "at each chunk", which took more than four minutes to
+compile. Every row has the median of its seconds, and that of its seconds / Diptych's of the same round. What the peer
+(0.5.5) computes differently:
 
 - by default every gradient of a sequence is taken at the memory before its first token, so that no chunk waits for
   another; with `batch_size` = the chunk's length (the row "at each chunk") it is taken at the memory that the chunk
@@ -31,6 +33,7 @@ from torch import nn
 from _common import interleaved, median_ratio, write
 
 D_MODEL, HEADS, D_HEAD, EXPANSION = 256, 4, 64, 2
+AT_EACH_CHUNK = "titans-pytorch at each chunk"
 
 
 def ours(depth: int, chunk_length: int) -> nn.Module:
@@ -68,23 +71,40 @@ def peer(depth: int, chunk_length: int, *, at_each_chunk: bool) -> nn.Module:
     )
 
 
-def step(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+def contenders(depth: int, chunk_length: int, *, has_peer: bool) -> dict[str, nn.Module]:
+    models = {"diptych": ours(depth, chunk_length)}
+    if has_peer:
+        models["titans-pytorch"] = peer(depth, chunk_length, at_each_chunk=False)
+        models[AT_EACH_CHUNK] = peer(depth, chunk_length, at_each_chunk=True)
+    return models
+
+
+def step(model: Callable[[torch.Tensor], torch.Tensor], parameters: nn.Module, x: torch.Tensor) -> Callable[[], None]:
     def work() -> None:
         out = model(x)
         (out if isinstance(out, torch.Tensor) else out[0]).square().mean().backward()
-        model.zero_grad(set_to_none=True)
+        parameters.zero_grad(set_to_none=True)
         if x.is_cuda:
             torch.cuda.synchronize()
 
     return work
 
 
+def steps(models: dict[str, nn.Module], x: torch.Tensor) -> dict[str, Callable[[], None]]:
+    torch._dynamo.reset()
+    result = {}
+    for name, model in models.items():
+        result[name] = step(model.to(x.device), model, x)
+        if name != AT_EACH_CHUNK:
+            result[f"{name} compiled"] = step(torch.compile(model, dynamic=False), model, x)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--chunk-lengths", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--chunk-lengths", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,19 +114,14 @@ def main() -> None:
         print("titans_pytorch is not installed (pip install titans-pytorch): its rows are left out", file=sys.stderr)
     result: dict[str, object] = {"sizes": {**vars(args), "d_model": D_MODEL, "heads": HEADS, "d_head": D_HEAD}}
     for depth, chunk_length in itertools.product((1, 2), args.chunk_lengths):
-        models = {"diptych": ours(depth, chunk_length)}
-        if args.compiled:
-            models["diptych compiled"] = torch.compile(ours(depth, chunk_length), dynamic=False)
-        if has_peer:
-            models["titans-pytorch"] = peer(depth, chunk_length, at_each_chunk=False)
-            models["titans-pytorch at each chunk"] = peer(depth, chunk_length, at_each_chunk=True)
-        steps = {name: step(model.to(device), x) for name, model in models.items()}
-        interleaved(steps, 1)
-        seconds = interleaved(steps, args.rounds)
+        works = steps(contenders(depth, chunk_length, has_peer=has_peer), x)
+        interleaved(works, 1)
+        seconds = interleaved(works, args.rounds)
         result[f"depth {depth}, chunks of {chunk_length}"] = {
             name: {
                 "median_seconds": statistics.median(times),
                 "times_diptych": median_ratio(times, seconds["diptych"]),
+                "times_diptych_compiled": median_ratio(times, seconds["diptych compiled"]),
             }
             for name, times in seconds.items()
         }

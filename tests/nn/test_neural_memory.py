@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diptych.core.config import NeuralMemoryConfig, TransformerConfig
+from diptych.nn import memory_heads
 from diptych.nn.memory_scan import shares
 from diptych.nn.neural_memory import NeuralMemory, Tokens, Weights, read, recall
 from diptych.reference import titans as reference
@@ -83,7 +85,7 @@ def test_a_memory_that_forgets_nothing_and_has_no_momentum_is_the_delta_rule() -
     query, key, value = (normal(1, 1, 6, D, seed=i) for i in range(3))
     key = key / key.norm(dim=-1, keepdim=True)
     zero = torch.zeros(1, 1, 6, dtype=torch.float64)
-    tokens = Tokens(query, key, value, zero + 0.5, zero - 1e9, zero)
+    tokens = Tokens(query, key, value, zero + 0.5, zero, zero + 1.0)
     start = torch.zeros(1, 1, 2, D, D, dtype=torch.float64)
     weights = Weights((start,), (start[:, :, 0],), torch.zeros(1, dtype=torch.long))
     out, _ = read(weights, tokens, 1)
@@ -104,9 +106,25 @@ def test_finite_differences(depth: int) -> None:
         weights = Weights(layers, tuple(initial), torch.zeros(1, dtype=torch.long))
         return read(weights, Tokens(query, key, value, step, momentum, keep), 2)[0]
 
-    tokens = [normal(1, 1, 5, 2, seed=i) for i in range(3)] + [-normal(1, 1, 5, seed=i).abs() for i in range(3, 6)]
+    tokens = [normal(1, 1, 5, 2, seed=i) for i in range(3)] + [normal(1, 1, 5, seed=i).sigmoid() for i in range(3, 6)]
     initial = [normal(1, 1, i, o, seed=9) for i, o in pairwise(sizes)]
     assert torch.autograd.gradcheck(work, [x.requires_grad_() for x in (*tokens, *initial)])
+
+
+@pytest.mark.parametrize("length", [1, 16, 40])
+def test_heads_in_pieces_are_a_convolution_silu_and_unit_length(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor a piece is of 16 positions here; torch's own convolution and gradients know of no pieces."""
+    monkeypatch.setattr(memory_heads, "PIECE", 1)
+    x, before, weight = normal(2, length, 18), normal(2, 3, 18, seed=1), normal(18, 1, 4, seed=2)
+    given = [tensor.requires_grad_() for tensor in (x, before, weight)]
+    mixed = F.conv1d(torch.cat((before, x), dim=1).mT, weight, groups=18).mT
+    query, key, value = (part.unflatten(-1, (HEADS, D)).transpose(1, 2) for part in F.silu(mixed).chunk(3, dim=-1))
+    expected = torch.stack((F.normalize(query, dim=-1), F.normalize(key, dim=-1), value))
+    out = torch.stack(memory_heads.heads(x, before, weight, HEADS))
+    upstream = normal(*out.shape, seed=3)
+    assert (out - expected).abs().max() < 1e-12
+    gradients = (torch.autograd.grad((each * upstream).sum(), given) for each in (out, expected))
+    assert all((a - b).abs().max() < 1e-10 for a, b in zip(*gradients, strict=True))
 
 
 def test_what_is_kept_is_the_product_of_what_each_token_keeps() -> None:

@@ -92,8 +92,8 @@ def lower(
     """
     if key_positions is None and not isinstance(offset, Tensor):
         if not isinstance(mask, Full | Causal):
-            query, key = (offset, offset + queries - 1), (0, keys - 1)
-            mask = _what_hides(mask, Span(*map(_place, query)), Span(*map(_place, key)))
+            asking, asked = Span(*map(_place, (offset, offset + queries - 1))), Span(*map(_place, (0, keys - 1)))
+            mask = _what_hides(mask, asking, asked)
         scope = Scope(queries, keys, offset, slopes, device)
         return in_form(choose(mask, scope), mask, scope)
     first = offset[:, None] if isinstance(offset, Tensor) else torch.tensor([[offset]], device=device)

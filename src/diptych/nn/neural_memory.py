@@ -27,24 +27,20 @@ from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
 from diptych.nn.memory_heads import heads
 from diptych.nn.memory_scan import scan
-from diptych.nn.mixer import Passage
 from diptych.nn.precision import without_autocast
 from diptych.nn.short_convolution import ShortConvolution
 
-_TINY = 1e-18
-"""Added to squared lengths, so that a vector of zeros stays one."""
-
 
 class Tokens(NamedTuple):
-    """What each token tells the memory: query, key and value (b, h, t, d); its step size theta, log eta and
-    log(1 - alpha), (b, h, t)."""
+    """What each token tells the memory: query, key and value (b, h, t, d); its step size theta, eta and
+    1 - alpha, (b, h, t)."""
 
     query: Tensor
     key: Tensor
     value: Tensor
     step: Tensor
-    log_momentum: Tensor
-    log_keep: Tensor
+    momentum: Tensor
+    keep: Tensor
 
     def part(self, start: int, end: int) -> Tokens:
         """The tokens from `start` to before `end`."""
@@ -95,12 +91,11 @@ def _settle(weights: Weights, read: int, chunk_length: int) -> Weights:
 def _read_chunks(weights: Weights, tokens: Tokens, length: int) -> tuple[Tensor, Weights]:
     """As `read`, for whole chunks of `length` tokens, of which the first takes its gradients at `weights.reference`."""
     b, h = tokens.query.shape[:2]
-    query, key, value, step, log_momentum, log_keep = (x.flatten(0, 1) for x in tokens)
+    query, key, value, step, momentum, keep = (x.flatten(0, 1) for x in tokens)
     layers, reference = ([x.flatten(0, 1) for x in part] for part in (weights.layers, weights.reference))
-    out, layers = scan(query, key, value, (step, log_momentum.exp(), log_keep.exp()), layers, reference, length)
-    return out.unflatten(0, (b, h)), Weights(
-        tuple(x.unflatten(0, (b, h)) for x in layers), weights.reference, weights.n_read
-    )
+    out, layers = scan((query, key, value), (step, momentum, keep), layers, reference, length)
+    after = tuple(x.unflatten(0, (b, h)) for x in layers)
+    return out.unflatten(0, (b, h)), Weights(after, weights.reference, weights.n_read)
 
 
 def recall(memory: Sequence[Tensor], query: Float[Tensor, "b h t d"]) -> Float[Tensor, "b h t d"]:
@@ -159,18 +154,14 @@ class NeuralMemory(nn.Module):
 
     def project(self, x: Float[Tensor, "b t m"], before: Float[Tensor, "b w c"]) -> tuple[Tokens, Tensor]:
         """What each position tells the memory, and the inputs of the convolution that the next call needs before it."""
-        dtype, before = wide(x.dtype), before.to(wide(x.dtype))
-        mixed = self.input(x).to(dtype)
-        read = heads(mixed, before, self.convolution.weight.to(dtype), self.n_heads)
-        step, momentum, forget = self.gates(x).to(dtype).unflatten(-1, (3, self.n_heads)).permute(2, 0, 3, 1)
-        tokens = Tokens(
-            *read,
-            self.max_step * torch.sigmoid(step),
-            F.logsigmoid(momentum),
-            F.logsigmoid(-forget),
-        )
-        width = before.shape[1]
-        return tokens, torch.cat((before, mixed[:, -width:]), dim=1)[:, -width:]
+        dtype, w = wide(x.dtype), before.shape[1]
+        mixed, before = self.input(x).to(dtype), before.to(dtype)
+        query, key, value = heads(mixed, before, self.convolution.weight.to(dtype), self.n_heads)
+        gates = self.gates(x).to(dtype).unflatten(-1, (3, self.n_heads)).permute(2, 0, 3, 1)
+        step, momentum, forget = gates.contiguous().unbind(0)
+        step, momentum, keep = self.max_step * torch.sigmoid(step), torch.sigmoid(momentum), torch.sigmoid(-forget)
+        before = torch.cat((before, mixed[:, -w:]), dim=1)[:, -w:]
+        return Tokens(query, key, value, step, momentum, keep), before
 
     def forward(
         self, x: Float[Tensor, "b t m"], weights: Weights, before: Tensor, begun: int = 0

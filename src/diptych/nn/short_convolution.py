@@ -37,7 +37,7 @@ class ShortConvolution(nn.Module):
         padded = F.pad(x, (0, 0, w, 0)) if before is None else torch.cat((before.to(x.dtype), x), dim=1)
         runs = None if passage.documents is None else F.pad(runs_of(passage.documents), (w, 0))
         same = None if runs is None else _same(runs, w, x)
-        y = _convolve(padded, self.weight[:, 0].T.to(x.dtype), same)
+        y = _convolve(padded, self.weight[:, 0].T.contiguous().to(x.dtype), same)
         return y, self._last(padded, runs, passage)
 
     def _last(self, padded: Tensor, runs: Tensor | None, passage: Passage) -> Tensor:
