@@ -3,10 +3,10 @@
     python benchmarks/masks.py [--rounds 7] [--dtype float32]
 
 One operation of 4 heads of 64, batch 1. `window`: forward, and forward with backward, of a window of 512 and of full
-causal attention, with the exponent of time over the lengths. `forms`: for several masks and lengths, every form that can
-express the mask, and the one that `diptych.nn.lowering` chooses; a ratio above 1 says that another was faster.
-FlexAttention is compiled before it is timed, and on a processor it has no backward pass. On a GPU the same script times
-what there is.
+causal attention, with the exponent of time over the lengths. `forms`: for several masks and lengths, every form that
+can express the mask, and the one that `diptych.nn.lowering` chooses; a ratio above 1 says that another was faster.
+FlexAttention is compiled before it is timed, and on a processor it has no backward pass. On a GPU the same script
+times what there is.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from diptych.core.config import TransformerConfig
-from diptych.models.layers import reach
+from diptych.models.layers import reach, repeated_layers
 from diptych.nn.block import build_mixer
 from diptych.nn.mixer import LayerState, Passage
 
@@ -61,7 +61,7 @@ def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
     d, layers, encoders = config.d_model, config.n_layers, config.n_encoder_layers
     is_pair = encoders > 0
     attention = _attention_matrices(config) + _attention_vectors(config)
-    own = sum(_mixer_parameters(config, layer) or attention for layer in range(layers))
+    own = sum(count * (_mixer_parameters(config, layer) or attention) for layer, count in repeated_layers(config))
     feed_forward = _feed_forward_matrices(config) + _biases(config, _feed_forward_rows(config), d)
     norms = 2 * (layers + encoders) + (layers if is_pair else 0)
     norms += (1 + is_pair if config.norm_placement == "pre" else 0) + (1 + is_pair if config.embedding_norm else 0)
@@ -122,8 +122,8 @@ def matmul_parameters(config: TransformerConfig) -> int:
     Of an encoder-decoder: those of a source token and a target token together.
     """
     own = sum(
-        _mixer_parameters(config, layer, matrices=True) or _attention_matrices(config)
-        for layer in range(config.n_layers)
+        count * (_mixer_parameters(config, layer, matrices=True) or _attention_matrices(config))
+        for layer, count in repeated_layers(config)
     )
     inner = _feed_forward_matrices(config)
     cross = _attention_matrices(config) if config.n_encoder_layers else 0
@@ -149,22 +149,23 @@ def _mixing_flops(config: TransformerConfig, context: int) -> int:
     width = config.n_heads * config.head_width
     others = config.n_encoder_layers + (config.n_layers if config.n_encoder_layers else 0)
     flops = others * 4 * width * context
-    for layer in range(config.n_layers):
+    for layer, count in repeated_layers(config):
         match config.attention_of(layer):
             case "softmax":
                 back = reach(config, layer)
-                flops += 4 * width * (context if back is None else min(context, back.first + back.recent))
+                own = 4 * width * (context if back is None else min(context, back.first + back.recent))
             case "linear":
-                flops += 4 * width * config.head_width  # add k v^T, read with q
+                own = 4 * width * config.head_width  # add k v^T, read with q
             case "gated_delta":
-                flops += 8 * width * config.head_width  # decay, read with k, add, read with q
+                own = 8 * width * config.head_width  # decay, read with k, add, read with q
             case "transformer_xl":
-                flops += 6 * width * min(context, config.segment.memory_length + config.segment.length)
+                own = 6 * width * min(context, config.segment.memory_length + config.segment.length)
             case _:
                 inner = config.memory.expansion if config.memory.depth > 1 else 1
                 matrices = width * config.head_width * (1 if config.memory.depth == 1 else inner * config.memory.depth)
                 near = (config.window or config.segment.length) + config.memory.n_persistent
-                flops += 12 * matrices + 4 * width * min(context, near)  # read, gradient, two decaying sums
+                own = 12 * matrices + 4 * width * min(context, near)  # read, gradient, two decaying sums
+        flops += count * own
     return flops
 
 
@@ -173,7 +174,12 @@ def cache_bytes_per_token(config: TransformerConfig, element_size: int) -> int:
 
     Of an encoder-decoder: those of a source token and a target token together.
     """
-    layers = 2 * config.n_layers if config.n_encoder_layers else len(_whole_layers(config))
+    whole = sum(
+        count
+        for layer, count in repeated_layers(config)
+        if config.attention_of(layer) == "softmax" and reach(config, layer) is None
+    )
+    layers = whole + (config.n_layers if config.n_encoder_layers else 0)
     return layers * _position_bytes(config, element_size)
 
 
@@ -181,20 +187,15 @@ def _position_bytes(config: TransformerConfig, element_size: int) -> int:
     return 2 * config.kv_heads * config.head_width * element_size
 
 
-def _whole_layers(config: TransformerConfig) -> list[int]:
-    softmax = [i for i in range(config.n_layers) if config.attention_of(i) == "softmax"]
-    return [layer for layer in softmax if reach(config, layer) is None]
-
-
 def _fixed_cache_bytes(config: TransformerConfig, element_size: int, context: int) -> int:
     """Bytes of what all other layers keep of one sequence: keys and values in reach, and states."""
     total = 0
-    for layer in range(config.n_layers):
+    for layer, count in repeated_layers(config):
         back = reach(config, layer)
         if config.attention_of(layer) != "softmax":
-            total += _state_bytes(config, layer, element_size)
+            total += count * _state_bytes(config, layer, element_size)
         elif back is not None:
-            total += min(context, back.first + back.recent) * _position_bytes(config, element_size)
+            total += count * min(context, back.first + back.recent) * _position_bytes(config, element_size)
     return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
@@ -12,6 +13,13 @@ from diptych.nn.masks import Both, Full, Reach, Window, parse_mask, reach_of
 def kinds_of_layers(config: TransformerConfig) -> int:
     """After how many layers their kinds and masks repeat; at most `n_layers`."""
     return min(config.n_layers, math.lcm(len(config.attention), max(1, len(config.mask))))
+
+
+def repeated_layers(config: TransformerConfig) -> Iterator[tuple[int, int]]:
+    """One layer of each kind and mask, and how many are like it; however many layers a file claims to have."""
+    period = kinds_of_layers(config)
+    for layer in range(period):
+        yield layer, -(-(config.n_layers - layer) // period)
 
 
 def mask_of(config: TransformerConfig, layer: int) -> Mask | None:
