@@ -27,7 +27,7 @@ from diptych.nn.lowering import Form, Scope, choose, in_form
 from diptych.nn.masks import parse_mask
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)
-FORM_LENGTHS = (256, 512, 1024, 2048, 4096)
+FORM_LENGTHS = (512, 2048, 4096)
 MASKS = (
     "causal & window(64)",
     "causal & window(512)",
