@@ -29,7 +29,7 @@ Form = Literal["none", "causal", "dense", "pieces", "flex"]
 FEWEST_QUERIES = 512
 """Below so many queries a dense mask is small, and one call of the kernel is faster than several."""
 
-SPARSE = 1.0
+SPARSE = 0.8
 """Pieces that cost less than this share of all scores beat a dense mask, which the kernel reads besides its scores."""
 
 
