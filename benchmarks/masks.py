@@ -24,7 +24,7 @@ from _common import interleaved, median_ratio, write
 from diptych.evaluation.power_law import fit_power_law
 from diptych.nn.attention import attention
 from diptych.nn.lowering import Form, Scope, choose, in_form
-from diptych.nn.masks import parse_mask
+from diptych.nn.mask_text import parse_mask
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 FORM_LENGTHS = (512, 2048, 4096)

@@ -19,7 +19,8 @@ from diptych.models.network import initialize
 from diptych.nn.attention import MultiHeadAttention
 from diptych.nn.block_sparse import cut
 from diptych.nn.lowering import Lowered, lower
-from diptych.nn.masks import Causal, Full, parse_mask
+from diptych.nn.mask_text import parse_mask
+from diptych.nn.masks import Causal, Full
 from diptych.nn.positions import alibi_slopes, rope_frequencies, rotation
 from tests.checkpoints.families import save, theirs, tokens
 

@@ -14,7 +14,8 @@ from diptych.nn import block_sparse
 from diptych.nn.attention import attention
 from diptych.nn.block_sparse import Pieces, block_sparse_attention, cut
 from diptych.nn.lowering import Lowered, Scope, choose, in_form, lower
-from diptych.nn.masks import Causal, Documents, Keys, parse_mask
+from diptych.nn.mask_text import parse_mask
+from diptych.nn.masks import Causal, Documents, Keys
 from diptych.nn.positions import alibi_slopes
 
 TEXTS = (

@@ -14,7 +14,9 @@ from diptych.core.mask_text import KINDS, LONGEST
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import spans
 from diptych.nn.lowering import lower
-from diptych.nn.masks import Causal, Documents, Except, Full, Keys, Reach, Span, Within, mask_text, parse_mask, reach_of
+from diptych.nn.mask_text import mask_text, parse_mask
+from diptych.nn.masks import Causal, Documents, Except, Full, Keys, Span, Within
+from diptych.nn.reach import Reach, reach_of
 
 N = 48
 DEFINITIONS: dict[str, Callable[[int, int], bool]] = {

@@ -12,8 +12,9 @@ from torch import Tensor
 from diptych.core.types import Mask
 from diptych.nn import merging
 from diptych.nn.lowering import Lowered, Scope, in_form
-from diptych.nn.masks import Both, Causal, Documents, Except, Strided, Window
+from diptych.nn.masks import Both, Causal, Documents, Except, Window
 from diptych.nn.merging import attention_with_lse, merge
+from diptych.nn.patterns import Strided
 from diptych.reference import tiled_attention
 
 CLOSE = {"rtol": 0.0, "atol": 1e-12}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.nn.masks import parse_mask
+from diptych.nn.mask_text import parse_mask
 from diptych.reference.masks import figure_2
 
 TEXTS = {

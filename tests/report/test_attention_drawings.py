@@ -10,7 +10,7 @@ import torch
 from diptych.core.mask_text import KINDS
 from diptych.evaluation.attention_cost import CostCell, CostConfig, CostResult
 from diptych.evaluation.attention_layers import LayerSize
-from diptych.nn.masks import parse_mask
+from diptych.nn.mask_text import parse_mask
 from diptych.report import masks as drawing
 from diptych.report.attention import AttentionMap, head_figure, heads_figure
 from diptych.report.attention_cost import cost_figure, seconds

@@ -22,7 +22,8 @@ from diptych.models.language_model import LanguageModel
 from diptych.models.network import initialize
 from diptych.nn.attention import MultiHeadAttention
 from diptych.nn.lowering import Lowered, lower
-from diptych.nn.masks import Causal, Full, parse_mask
+from diptych.nn.mask_text import parse_mask
+from diptych.nn.masks import Causal, Full
 from diptych.nn.mixer import Given, Passage
 
 NAIVE = "naive"

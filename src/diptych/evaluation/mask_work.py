@@ -9,7 +9,7 @@ import torch
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import cut
 from diptych.nn.lowering import Form, Scope, choose
-from diptych.nn.masks import parse_mask
+from diptych.nn.mask_text import parse_mask
 
 ROWS = 256
 """Queries whose pairs are counted in one go."""

@@ -18,8 +18,8 @@ from diptych.core.config import TransformerConfig
 from diptych.models.layers import reach
 from diptych.nn.attention import KeysAndValues, LayerCache
 from diptych.nn.lowering import Lowered
-from diptych.nn.masks import Reach
 from diptych.nn.mixer import LayerState
+from diptych.nn.reach import Reach
 
 
 @final

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from diptych.core.config import TransformerConfig
 from diptych.core.types import Mask
-from diptych.nn.masks import Both, Full, Reach, Window, parse_mask, reach_of
+from diptych.nn.mask_text import parse_mask
+from diptych.nn.masks import Both, Full, Window
+from diptych.nn.reach import Reach, reach_of
 
 
 def kinds_of_layers(config: TransformerConfig) -> int:

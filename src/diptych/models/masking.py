@@ -10,9 +10,10 @@ from diptych.core.types import Mask
 from diptych.models.cache import KeyValueCache
 from diptych.models.layers import kinds_of_layers, mask_of
 from diptych.nn.lowering import lower
-from diptych.nn.masks import Both, Within, is_relative
+from diptych.nn.masks import Both, Within
 from diptych.nn.mixer import Given, read_in_order
 from diptych.nn.precision import matmul_dtype
+from diptych.nn.reach import is_relative
 
 
 def given_to_layers(

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diptych.core.types import Mask
-from diptych.nn.masks import Both, Either, Except, Span, Strided, is_relative
+from diptych.nn.masks import Both, Either, Except, Span
+from diptych.nn.patterns import Strided
+from diptych.nn.reach import is_relative
 from diptych.nn.tiled import with_lse_column
 
 BLOCK = 64

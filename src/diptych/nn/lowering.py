@@ -18,7 +18,8 @@ from torch import Tensor
 
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import BLOCK, Pieces, cut, cut_and_kept, spans
-from diptych.nn.masks import Both, Causal, Full, Span, is_static
+from diptych.nn.masks import Both, Causal, Full, Span
+from diptych.nn.reach import is_static
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

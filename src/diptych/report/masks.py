@@ -22,7 +22,7 @@ from rich.text import Text
 from torch import Tensor
 
 from diptych.core.types import Mask
-from diptych.nn.masks import parse_mask
+from diptych.nn.mask_text import parse_mask
 from diptych.report.plots import PALETTE, style
 from diptych.report.results import ReviewResults
 
