@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -204,6 +205,7 @@ def test_a_run_folder_that_claims_more_than_it_holds_makes_nothing(
     monkeypatch.setattr("diptych.checkpoints.run_folder.build_unfilled", pytest.fail)
     for values, fragment in [
         ({"n_layers": 10**9}, "describes a network of"),
+        ({"n_layers": 10**9, "attention": ["titans_gate", "softmax"]}, "describes a network of"),
         ({"vocab_size": 10**15}, "describes a network of"),
         ({"d_ff": 10**30}, "describes a network of more than"),
         ({"d_ff": -5}, "d_ff=-5 must be at least 1"),
@@ -211,7 +213,7 @@ def test_a_run_folder_that_claims_more_than_it_holds_makes_nothing(
         ({"n_encoder_layers": -1}, "must not be negative"),
         ({"position": "sinusoidal", "max_length": 10**12}, "table of positions"),
     ]:
-        set_json(run_folder / "config.json", **{**json.loads(json.dumps(CONFIG.__dict__)), **values})
+        set_json(run_folder / "config.json", **{**dataclasses.asdict(CONFIG), **values})
         assert fragment in refusal(run_folder)
 
 

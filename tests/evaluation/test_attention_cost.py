@@ -172,4 +172,4 @@ def test_wrong_layers_are_refused() -> None:
 
 def test_the_reviews_measurement_is_small() -> None:
     asked = review_cost_config()
-    assert max(asked.lengths) <= 4096 and len(asked.forms) <= 5
+    assert max(asked.lengths) <= 8192 and len(asked.forms) <= 5
