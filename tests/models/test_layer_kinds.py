@@ -14,7 +14,7 @@ from diptych.core.types import Batch
 from diptych.models.cost import cost_of
 from diptych.models.language_model import LanguageModel
 from diptych.models.network import build_network, initialize
-from diptych.nn.masks import Causal, Documents
+from diptych.nn.masks import Causal, Documents, Window
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest, prefill
 
@@ -176,9 +176,11 @@ def test_titans_refuse_documents_and_recurrences_refuse_windows() -> None:
     batch = Batch(x=ids, sample_ids=torch.zeros(1), documents=torch.zeros_like(ids))
     with pytest.raises(ValueError, match=r"set data\.document_mask = false"):
         Autoregressive().loss(model, batch, Rng(0))
-    hidden = _model(dataclasses.replace(BASE, attention=("linear",), mask=("window(3)",)))
+    with pytest.raises(ValueError, match="give such layers the mask full"):
+        dataclasses.replace(BASE, attention=("softmax", "linear"), mask=("window(3)",))
+    reads = _model(dataclasses.replace(BASE, attention=("linear",)))
     with pytest.raises(ValueError, match="leave the mask out"):
-        hidden(ids, mask=Causal())
+        reads(ids, mask=Causal() & Window(3))
 
 
 def test_a_bounded_cache_cannot_be_cut() -> None:

@@ -168,7 +168,7 @@ def test_attention_takes_every_form_and_drops_out_under_pieces() -> None:
     assert not torch.allclose(dropped, attention(query, key, value, dense))
 
 
-def test_flex_attention_equals_the_dense_mask() -> None:
+def test_compiled_flex_attention_equals_the_dense_mask() -> None:
     """Forward, which is all that FlexAttention does on a processor; compiled, as it is used."""
     from diptych.training.compilation import why_not
 

@@ -7,6 +7,7 @@ recipes are fast; the meaning of each option lives in the one `match` that build
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -187,6 +188,13 @@ class TransformerConfig:
             parse_terms(text)
         if not self.attention:
             raise ValueError('attention names no kind; the usual one is ["softmax"]')
+        for layer in range(min(self.n_layers, math.lcm(len(self.attention), len(self.mask) or 1))):
+            kind, mask = self.attention_of(layer), self.mask[layer % len(self.mask)] if self.mask else "full"
+            if kind != "softmax" and mask.strip() != "full":
+                raise ValueError(
+                    f"layer {layer} is of kind {kind}, whose state takes in all that it reads, so that no mask such as "
+                    f"{mask} can hide a part of it; give such layers the mask full"
+                )
         if self.position == "alibi" and any(kind.startswith("titans") for kind in self.attention):
             raise ValueError("the attention beside a Titans memory takes no ALiBi; set position to rope, or another")
         if self.n_encoder_layers and self.attention != ("softmax",):

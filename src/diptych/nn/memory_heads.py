@@ -24,7 +24,7 @@ TINY = 1e-18
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiler would unroll the loop over pieces
 def heads(
-    x: Float[Tensor, "b t 3hd"], before: Float[Tensor, "b w 3hd"], weight: Float[Tensor, "3hd 1 w+1"], n_heads: int
+    x: Float[Tensor, "b t c"], before: Float[Tensor, "b w c"], weight: Float[Tensor, "c 1 _"], n_heads: int
 ) -> tuple[Float[Tensor, "b h t d"], Float[Tensor, "b h t d"], Float[Tensor, "b h t d"]]:
     """Queries, keys and values; `weight` is that of a `ShortConvolution`, `before` its inputs before the first."""
     taps = weight[:, 0].T.contiguous()
@@ -72,7 +72,7 @@ class _Heads(torch.autograd.Function):
         return of_x, of_before, of_taps, None
 
 
-def _convolve(window: Float[Tensor, "b t+w c"], taps: Float[Tensor, "w+1 c"], out: Tensor | None = None) -> Tensor:
+def _convolve(window: Float[Tensor, "b _ c"], taps: Float[Tensor, "_ c"], out: Tensor | None = None) -> Tensor:
     """y_t = sum over i of taps_i window_{t + i}."""
     t = window.shape[1] - len(taps) + 1
     y = torch.mul(window[:, :t], taps[0], out=out)

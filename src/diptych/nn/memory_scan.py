@@ -33,8 +33,8 @@ class Shares(NamedTuple):
     M_t = sum over s of `memory[t, s]` u_s + `memory[t, c]` M + `memory[t, c + 1]` S, and S_t so from `momentum`.
     """
 
-    memory: Float[Tensor, "c *n c+2"]
-    momentum: Float[Tensor, "c *n c+2"]
+    memory: Float[Tensor, "c *n _"]
+    momentum: Float[Tensor, "c *n _"]
 
 
 def shares(momentum: Float[Tensor, "c *n"], keep: Float[Tensor, "c *n"]) -> Shares:
@@ -88,7 +88,7 @@ class Chunk(NamedTuple):
 
 
 def _chunks(
-    tokens: Sequence[Tensor], share: Float[Tensor, "c n*r c+2"], ends: Float[Tensor, "n*r c+2 2"]
+    tokens: Sequence[Tensor], share: Float[Tensor, "c nr _"], ends: Float[Tensor, "nr _ 2"]
 ) -> list[Chunk]:
     """Of queries, keys, values (r, t, d) and 2 theta (r, t), of `Shares.memory` and of the last rows of both shares."""
     *wide, step = tokens
@@ -164,7 +164,7 @@ def _surprise_backward(
     return of_at
 
 
-def _spread(x: Float[Tensor, "r c i"], by: Float[Tensor, "r c 2 1"]) -> Float[Tensor, "r c 2i"]:
+def _spread(x: Float[Tensor, "r c i"], by: Float[Tensor, "r c 2 1"]) -> Float[Tensor, "r c _"]:
     """What meets M beside what meets S: x by its share in each."""
     return (x[:, :, None] * by).flatten(2)
 
@@ -287,12 +287,12 @@ class _Scan(torch.autograd.Function):
         return None, *of_tokens, *of_gates, *of_states, *of_at
 
 
-def _by_chunk(gate: Float[Tensor, "r t"], length: int) -> Float[Tensor, "c n*r"]:
+def _by_chunk(gate: Float[Tensor, "r t"], length: int) -> Float[Tensor, "c _"]:
     by_chunk: Tensor = gate.unflatten(1, (-1, length)).permute(2, 1, 0).flatten(1)
     return by_chunk
 
 
-def _ends(share: Shares) -> Float[Tensor, "n*r c+2 2"]:
+def _ends(share: Shares) -> Float[Tensor, "nr _ 2"]:
     """The last rows of both."""
     return torch.stack((share.memory[-1], share.momentum[-1]), dim=-1)
 

@@ -114,12 +114,12 @@ def _pack(weights: Weights, *others: Tensor) -> State:
     return (*weights.layers, *weights.reference, weights.n_read, *others)
 
 
-def _row(rotation: Rotation, i: int, length: int) -> Rotation:
+def _row(rotation: tuple[Tensor, Tensor], i: int, length: int) -> tuple[Tensor, Tensor]:
     cos, sin = (part[i : i + 1] if len(part) > 1 else part for part in rotation)
     return cos[:, :length], sin[:, :length]
 
 
-def _part(rotation: Rotation | None, start: int, end: int) -> Rotation | None:
+def _part(rotation: tuple[Tensor, Tensor] | None, start: int, end: int) -> tuple[Tensor, Tensor] | None:
     return None if rotation is None else (rotation[0][:, start:end], rotation[1][:, start:end])
 
 

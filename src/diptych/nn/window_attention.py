@@ -6,6 +6,7 @@ Titans (Behrouz et al. 2025, section 3.3, equation 26) stand in front of them, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -82,7 +83,7 @@ class WindowAttention(nn.Module):
         self,
         x: Float[Tensor, "b t m"],
         rotation: Rotation | None,
-        before: tuple[Tensor, Tensor],
+        before: Sequence[Tensor],
         count: Int[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b t w"], tuple[Tensor, Tensor]]:
         """What each position sees, and the last `window` keys and values, which the call that continues needs.

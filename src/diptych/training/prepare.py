@@ -99,6 +99,11 @@ def _check_parts(run: RunConfig) -> None:
         )
     if run.data.format == "pairs" and not run.model.n_encoder_layers:
         raise ValueError("pairs are learnt by an encoder-decoder; set model.preset = 'vanilla-2017-tiny', for example")
+    kinds = set(run.model.attention)
+    if any(kind.startswith("titans") for kind in kinds) and run.data.document_mask and run.data.format != "recall":
+        raise ValueError("a Titans memory does not begin anew within a sequence; set data.document_mask = false")
+    if run.objective == "masked_lm" and (one_way := kinds - {"softmax", "linear"}):
+        raise ValueError(f"masked words are learnt from both sides, and {min(one_way)} reads from left to right only")
     if run.objective == "masked_lm" and run.data.format != "text":
         raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
     if run.data.format == "recall":
