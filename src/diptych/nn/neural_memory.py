@@ -144,7 +144,7 @@ class NeuralMemory(nn.Module):
             momentum.fill_(-2.0)
             forget.fill_(-4.5)
 
-    def begin(self, x: Float[Tensor, "b t m"]) -> tuple[Weights, Float[Tensor, "b w c"]]:
+    def begin(self, x: Float[Tensor, "b ..."]) -> tuple[Weights, Float[Tensor, "b w c"]]:
         """M_0 and no momentum, for every row of x; and nothing before the convolution."""
         b, dtype = len(x), wide(x.dtype)
         reference = tuple(weight.to(dtype).expand(b, -1, -1, -1) for weight in self.initial)
