@@ -26,7 +26,7 @@ BUDGET ?= 6m
 review: .venv/.core
 	@$(BIN)/diptych review --out $(REVIEW_OUT) --budget $(BUDGET)
 
-# The second run checks every shape in the signatures of the mathematics; torch.compile does not mix with that, nor do the
+# The second run checks every shape in the signatures of the mathematics; torch.compile and FlexAttention do not mix with that, nor do the
 # loops that numba compiles.
 MATHEMATICS := $(filter-out nn.kernels nn.__init__, $(patsubst src/diptych/nn/%.py, nn.%, $(wildcard src/diptych/nn/*.py))) \
   models objectives
@@ -35,7 +35,7 @@ COMMA := ,
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest tests/nn tests/models tests/objectives -k 'not compiled' \
+	$(BIN)/python -m pytest tests/nn tests/models tests/objectives -k 'not compiled and not flex' \
 	  --jaxtyping-packages=$(subst $(SPACE),$(COMMA),$(strip $(addprefix diptych., $(MATHEMATICS)))),beartype.beartype
 
 lint: .venv/.dev
