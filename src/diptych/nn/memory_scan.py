@@ -87,9 +87,7 @@ class Chunk(NamedTuple):
     end: Float[Tensor, "r 2 2"]
 
 
-def _chunks(
-    tokens: Sequence[Tensor], share: Float[Tensor, "c nr _"], ends: Float[Tensor, "nr _ 2"]
-) -> list[Chunk]:
+def _chunks(tokens: Sequence[Tensor], share: Float[Tensor, "c nr _"], ends: Float[Tensor, "nr _ 2"]) -> list[Chunk]:
     """Of queries, keys, values (r, t, d) and 2 theta (r, t), of `Shares.memory` and of the last rows of both shares."""
     *wide, step = tokens
     share, (length, r) = share.transpose(0, 1), (len(share), len(step))
