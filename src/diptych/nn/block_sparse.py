@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diptych.core.types import Mask
-from diptych.nn.masks import Both, Either, Except, Span
+from diptych.nn.masks import Both, Bounds, Either, Except, Span
 from diptych.nn.patterns import Strided
-from diptych.nn.reach import is_relative
+from diptych.nn.reach import conditions, is_relative
 from diptych.nn.tiled import with_lse_column
 
 BLOCK = 64
@@ -138,7 +138,7 @@ def _positions(piece: Piece, offset: int) -> tuple[Int[Tensor, "1 q 1"], Int[Ten
     return (rows + offset)[None, :, None], keys[None, None, :]
 
 
-def cut(mask: Mask, *, queries: int, keys: int, offset: int, slopes: Tensor | None = None) -> Pieces:
+def cut(mask: Mask, *, queries: int, keys: int, offset: int) -> Pieces:
     """The cheapest pieces that are known for a mask.
 
     In the order of positions; or, where a part of the mask looks whole strides away, that part with the positions of
@@ -148,7 +148,7 @@ def cut(mask: Mask, *, queries: int, keys: int, offset: int, slopes: Tensor | No
     for others, strided in _strided_parts(mask):
         rest = () if others is None else _in_order(others, queries, keys, offset)
         plans.append((others is None, (*rest, *_by_remainder(strided, others, queries, keys, offset))))
-    found = [Pieces(pieces, mask, queries, keys, offset, once, slopes) for once, pieces in plans]
+    found = [Pieces(pieces, mask, queries, keys, offset, once) for once, pieces in plans]
     best = min(found, key=lambda plan: plan.cost)
     return replace(best, pieces=_trimmed(best.pieces, offset))
 
@@ -224,11 +224,20 @@ def _places(blocks: NDArray[np.int64], keys: int) -> slice | Tensor:
 
 def _bounds(mask: Mask, queries: int, keys: int, offset: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which blocks hold anything, and which hold everything, over all rows of a batch."""
-    query, key = spans(queries, BLOCK, offset), spans(keys, BLOCK, 0)
-    shape = (query.first.shape[1], key.first.shape[1])
-    found = mask.bounds(query, Span(*(position.transpose(1, 2) for position in key)))
+    shape = (-(-queries // BLOCK), -(-keys // BLOCK))
+    found = bounds_of_blocks(mask, queries, keys, offset, size=BLOCK)
     some, every = found.some.any(0).cpu().expand(shape), found.every.all(0).cpu().expand(shape)
     return some.numpy(), every.numpy()
+
+
+def bounds_of_blocks(
+    mask: Mask, queries: int, keys: int, offset: int, *, size: int, device: torch.device | str = "cpu"
+) -> Bounds:
+    """What a mask says of every pair of a block of queries, the first at `offset`, and one of keys."""
+    query, key = spans(queries, size, offset), spans(keys, size, 0)
+    asking, asked = (Span(*(position.to(device) for position in span)) for span in (query, key))
+    found: Bounds = mask.bounds(asking, Span(*(position.transpose(1, 2) for position in asked)))
+    return found
 
 
 def spans(count: int, size: int, offset: int) -> Span:
@@ -242,7 +251,7 @@ def _strided_parts(mask: Mask) -> Iterator[tuple[Mask | None, tuple[Strided, Mas
     """Ways to part a mask into one that looks whole strides away, with its stride, and what others allow."""
     alternatives = _alternatives(mask)
     for index, part in enumerate(alternatives):
-        stride = next((one for one in _conditions(part) if isinstance(one, Strided) and one.stride > 1), None)
+        stride = next((one for one in conditions(part) if isinstance(one, Strided) and one.stride > 1), None)
         if stride is not None:
             rest = [other for place, other in enumerate(alternatives) if place != index]
             others = rest[0] if rest else None
@@ -259,11 +268,6 @@ def _alternatives(mask: Mask) -> list[Mask]:
     if isinstance(mask, Both):
         return [Both(a, b) for a in _alternatives(mask.first) for b in _alternatives(mask.second)]
     return [mask]
-
-
-def _conditions(mask: Mask) -> list[Mask]:
-    """Masks all of which must allow, none of them a `Both`."""
-    return [*_conditions(mask.first), *_conditions(mask.second)] if isinstance(mask, Both) else [mask]
 
 
 def _by_remainder(

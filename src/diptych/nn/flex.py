@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from diptych.core.types import Mask
-from diptych.nn.block_sparse import spans
-from diptych.nn.masks import Both, Documents, Either, Except, Keys, Span, Within
+from diptych.nn.block_sparse import bounds_of_blocks
+from diptych.nn.masks import Both, Documents, Either, Except, Keys, Within
 
 SIZE = 128
 """Positions of a block: FlexAttention's own default."""
@@ -28,10 +28,8 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 def block_mask(mask: Mask, queries: int, keys: int, offset: int, device: torch.device | str) -> BlockMask:
     """The blocks that a mask leaves something of, and its rule for those it does not leave whole."""
-    query, key = spans(queries, SIZE, offset), spans(keys, SIZE, 0)
-    query, key = (Span(*(position.to(device) for position in span)) for span in (query, key))
-    found = mask.bounds(query, Span(*(position.transpose(1, 2) for position in key)))
-    shape = (len(found.some), 1, query.first.shape[1], key.first.shape[1])
+    found = bounds_of_blocks(mask, queries, keys, offset, size=SIZE, device=device)
+    shape = (len(found.some), 1, -(-queries // SIZE), -(-keys // SIZE))
     some, every = found.some[:, None].expand(shape), found.every[:, None].expand(shape)
     part, whole = _listed(some & ~every), _listed(some & every)
     rule = _rule(mask)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diptych.core.types import Mask
-from diptych.nn.block_sparse import BLOCK, Pieces, cut, cut_and_kept, spans
+from diptych.nn.block_sparse import BLOCK, Pieces, bounds_of_blocks, cut, cut_and_kept
 from diptych.nn.masks import Both, Causal, Full, Span
 from diptych.nn.reach import is_static
 
@@ -163,9 +163,9 @@ def _cut(mask: Mask, scope: Scope) -> Pieces:
 
 def _share(mask: Mask, scope: Scope) -> float:
     """The share of blocks of queries and keys in which anything may be allowed."""
-    query, key = spans(scope.queries, BLOCK, scope.offset), spans(scope.keys, BLOCK, 0)
-    some = mask.bounds(query, Span(*(position.transpose(1, 2) for position in key))).some
-    return float(some.float().mean())
+    device = "cpu" if is_static(mask) else scope.device  # where the tensors lie that the mask holds
+    found = bounds_of_blocks(mask, scope.queries, scope.keys, scope.offset, size=BLOCK, device=device)
+    return float(found.some.float().mean())
 
 
 def _dense(mask: Mask, query: Tensor, key: Tensor, slopes: Tensor | None) -> Tensor:

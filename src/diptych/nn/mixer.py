@@ -16,8 +16,9 @@ from torch import Tensor
 
 from diptych.core.types import Mask
 from diptych.nn.lowering import Lowered
-from diptych.nn.masks import Both, Causal, Documents, Full, Keys
+from diptych.nn.masks import Causal, Documents, Full, Keys
 from diptych.nn.positions import Rotation
+from diptych.nn.reach import conditions
 
 
 @final
@@ -84,7 +85,7 @@ def read_in_order(mask: Mask, *, lengths: Int[Tensor, " b"] | None, offset: Int[
 
     Raises ValueError for any other mask, which hides what a state has already taken in.
     """
-    parts = list(_conjunction(mask))
+    parts = conditions(mask)
     documents = [part.ids for part in parts if isinstance(part, Documents)]
     padded = [part.lengths for part in parts if isinstance(part, Keys)]
     for part in parts:
@@ -101,12 +102,6 @@ def read_in_order(mask: Mask, *, lengths: Int[Tensor, " b"] | None, offset: Int[
         lengths=padded[0] if padded else lengths,
         offset=offset,
     )
-
-
-def _conjunction(mask: Mask) -> list[Mask]:
-    if isinstance(mask, Both):
-        return [*_conjunction(mask.first), *_conjunction(mask.second)]
-    return [mask]
 
 
 Given = Lowered | Passage

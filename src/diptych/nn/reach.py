@@ -13,6 +13,11 @@ from diptych.nn.masks import Both, Causal, Documents, Either, Except, Full, Glob
 from diptych.nn.patterns import Blocks, Strided
 
 
+def conditions(mask: Mask) -> list[Mask]:
+    """Masks all of which must allow, none of them a `Both`."""
+    return [*conditions(mask.first), *conditions(mask.second)] if isinstance(mask, Both) else [mask]
+
+
 @dataclass(frozen=True)
 class Reach:
     """How far back queries look: to the first `first` positions, and to themselves and the `recent` - 1 before them."""
