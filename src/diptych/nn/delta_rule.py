@@ -22,7 +22,7 @@ from diptych.nn.linear import Linear
 from diptych.nn.mixer import LayerState, Passage
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
-from diptych.nn.precision import without_autocast
+from diptych.nn.precision import wide, without_autocast
 from diptych.nn.short_convolution import ShortConvolution
 
 SHORTEST_CHUNK, LONGEST_CHUNK = 16, 64
@@ -251,7 +251,7 @@ class GatedDeltaAttention(nn.Module):
     def _rates(self, x: Tensor) -> tuple[Float[Tensor, "b t g"], Float[Tensor, "b t g"]]:
         """beta and the logarithm of alpha, float32 at least."""
         rates = self.rates(x)
-        strength, step = rates.to(torch.promote_types(rates.dtype, torch.float32)).chunk(2, dim=-1)
+        strength, step = rates.to(wide(rates.dtype)).chunk(2, dim=-1)
         return strength.sigmoid(), -self.A_log.to(step.dtype).exp() * F.softplus(step + self.dt_bias.to(step.dtype))
 
     def start(self, generator: torch.Generator) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.nn.attention import WRITTEN_OUT
 from diptych.nn.block_sparse import block_sparse_with_lse
 from diptych.nn.lowering import Lowered
-from diptych.nn.precision import matmul_dtype
+from diptych.nn.precision import matmul_dtype, wide
 from diptych.nn.tiled import Given, Part, Tiled
 
 
@@ -39,7 +39,7 @@ def attention_with_lse(
     dtype = matmul_dtype(query)
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if key.shape[2] == 0:
-        return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf, dtype=_wide(dtype))
+        return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf, dtype=wide(dtype))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if mask.pieces is not None:
         part: Part = block_sparse_with_lse(query, key, value, mask.pieces, scale=scale)
@@ -75,10 +75,6 @@ def merge(parts: Sequence[Part]) -> Part:
     return out.to(parts[0][0].dtype), (largest + torch.log(total)).masked_fill(nothing, -torch.inf)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _given(mask: Lowered, dtype: torch.dtype, scale: float) -> Given:
     if mask.dense is None:
         return Given(None, None, mask.causal, scale)
@@ -92,7 +88,7 @@ def _written_out(query: Tensor, key: Tensor, value: Tensor, given: Given) -> Par
     """The formula itself; all scores exist at once."""
     share = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
-    scores = (query @ key.transpose(-1, -2)).to(_wide(query.dtype)) * given.scale
+    scores = (query @ key.transpose(-1, -2)).to(wide(query.dtype)) * given.scale
     if given.bias is not None:
         scores = scores + given.bias
     if given.causal:

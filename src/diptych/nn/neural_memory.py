@@ -27,7 +27,7 @@ from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
 from diptych.nn.memory_heads import heads
 from diptych.nn.memory_scan import scan
-from diptych.nn.precision import without_autocast
+from diptych.nn.precision import wide, without_autocast
 from diptych.nn.short_convolution import ShortConvolution
 
 
@@ -172,8 +172,3 @@ class NeuralMemory(nn.Module):
         with without_autocast(x):
             out, weights = read(weights, tokens, self.chunk_length, begun)
         return out.transpose(1, 2).flatten(2), weights, before
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The precision of a memory beside activations of this one."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

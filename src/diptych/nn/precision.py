@@ -14,6 +14,11 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The precision of sums and states beside activations of this one: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """What is computed within keeps the precision of its inputs. The meta device, where nothing is computed, knows no
     autocast."""

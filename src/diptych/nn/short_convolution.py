@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diptych.nn.chunks import runs_of
 from diptych.nn.mixer import Passage
+from diptych.nn.precision import wide
 
 PIECE = 512
 """Positions that a processor takes at once, so that the products of all taps stay in its caches."""
@@ -32,7 +33,7 @@ class ShortConvolution(nn.Module):
     ) -> tuple[Float[Tensor, "b t c"], Float[Tensor, "b w c"]]:
         """The convolution, float32 at least, and the last w = width - 1 inputs of each row, zero where another document
         stood. `before` are those of the call before, which belong to the first document."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x.to(wide(x.dtype))
         w = self.weight.shape[-1] - 1
         padded = F.pad(x, (0, 0, w, 0)) if before is None else torch.cat((before.to(x.dtype), x), dim=1)
         runs = None if passage.documents is None else F.pad(runs_of(passage.documents), (w, 0))

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from diptych.core.config import TransformerConfig
 from diptych.nn.linear import Linear
 from diptych.nn.mixer import LayerState, Passage
-from diptych.nn.neural_memory import NeuralMemory, Weights, recall, wide
+from diptych.nn.neural_memory import NeuralMemory, Weights, recall
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation
-from diptych.nn.precision import without_autocast
+from diptych.nn.precision import wide, without_autocast
 from diptych.nn.window_attention import WindowAttention
 
 State = tuple[Tensor, ...]
