@@ -22,6 +22,7 @@ from torch import Tensor
 from diptych.core.types import Mask
 from diptych.nn.masks import Both, Bounds, Either, Except, Span
 from diptych.nn.patterns import Strided
+from diptych.nn.positions import alibi_bias
 from diptych.nn.reach import conditions, is_relative
 from diptych.nn.tiled import with_lse_column
 
@@ -118,8 +119,7 @@ class Pieces:
         if self.slopes is None:
             return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
         query, key = _positions(piece, self.offset)
-        bias = -self.slopes[:, None, None] * (query - key).abs()[:, None]
-        return bias.masked_fill(~allowed, -torch.inf).to(dtype)
+        return alibi_bias(self.slopes, query, key, allowed).to(dtype)
 
 
 def _decide(piece: Piece, offset: int) -> Bool[Tensor, "#b q k"]:

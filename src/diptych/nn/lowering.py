@@ -19,6 +19,7 @@ from torch import Tensor
 from diptych.core.types import Mask
 from diptych.nn.block_sparse import BLOCK, Pieces, bounds_of_blocks, cut, cut_and_kept
 from diptych.nn.masks import Both, Causal, Full, Span
+from diptych.nn.positions import alibi_bias
 from diptych.nn.reach import is_static
 
 if TYPE_CHECKING:
@@ -172,5 +173,4 @@ def _dense(mask: Mask, query: Tensor, key: Tensor, slopes: Tensor | None) -> Ten
     allowed = mask.allowed(query, key.clamp(min=0)) & (key >= 0)
     if slopes is None:
         return allowed[:, None]
-    bias = -slopes[:, None, None] * (query - key).abs()[:, None]
-    return bias.masked_fill(~allowed[:, None], float("-inf"))
+    return alibi_bias(slopes, query, key, allowed[:, None])

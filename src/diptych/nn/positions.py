@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diptych.core.config import RopeScaling, TransformerConfig
@@ -74,6 +74,17 @@ def alibi_slopes(n_heads: int) -> Float[Tensor, " h"]:
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
     slopes += [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (n_heads - power), 2)]
     return torch.tensor(slopes)
+
+
+def alibi_bias(
+    slopes: Float[Tensor, " h"],
+    query: Int[Tensor, "#b q 1"],
+    key: Int[Tensor, "#b 1 k"],
+    allowed: Bool[Tensor, "#b 1 q k"],
+) -> Float[Tensor, "b h q k"]:
+    """What is added to the scores: -slope times the distance, -inf where a query may not attend (Press et al. 2022)."""
+    bias = -slopes[:, None, None] * (query - key).abs()[:, None]
+    return bias.masked_fill(~allowed, -math.inf)
 
 
 def position_tables(config: TransformerConfig) -> dict[str, Tensor | None]:
