@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from diptych.core.diffusion_config import DiffusionConfig, ImageConfig, PatchConfig
 from diptych.core.mask_text import parse_terms
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
@@ -136,6 +137,8 @@ class TransformerConfig:
     """How the layers mix positions; several kinds take turns from layer to layer. Attention; its linear form
     (Katharopoulos et al. 2020); the gated delta rule (Yang et al. 2025); Transformer-XL's recurrence (Dai et al. 2019);
     Titans' memory as context, gate or layer (Behrouz et al. 2025)."""
+    patches: PatchConfig | None = None
+    """A network over images instead of tokens, told the noise level by adaLN-zero; None: over tokens."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
     """Lengths of `transformer_xl` and `titans_context`."""
     memory: NeuralMemoryConfig = field(default_factory=NeuralMemoryConfig)
@@ -180,6 +183,7 @@ class TransformerConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1")
         self._check_attention()
+        self._check_patches()
         if self.n_encoder_layers and self.position == "alibi":
             raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
 
@@ -199,6 +203,26 @@ class TransformerConfig:
             raise ValueError("the attention beside a Titans memory takes no ALiBi; set position to rope, or another")
         if self.n_encoder_layers and self.attention != ("softmax",):
             raise ValueError("an encoder-decoder is made of attention; leave model.attention at ['softmax']")
+
+    def _check_patches(self) -> None:
+        if self.patches is None:
+            return
+        if self.position not in ("learned", "sinusoidal", "rope", "none") or self.norm_placement == "post":
+            raise ValueError(
+                f"a network over patches takes positions learned, sinusoidal, rope or none, not {self.position}, and "
+                "norm_placement = 'pre'"
+            )
+        if (
+            self.position in ("sinusoidal", "rope")
+            and (self.head_width if self.position == "rope" else self.d_model) % 4
+        ):
+            raise ValueError(
+                "positions of rows and columns need a width (rope: d_head, sinusoidal: d_model) divisible by 4"
+            )
+        if set(self.attention) - {"softmax", "linear"}:
+            raise ValueError("the patches of an image have no order: model.attention may be softmax or linear")
+        if self.n_encoder_layers or self.head_transform or self.vocab_size or self.output_bias:
+            raise ValueError("a network over patches has no vocabulary and no encoder; leave those keys out")
 
     def attention_of(self, layer: int) -> AttentionKind:
         """How a layer mixes positions."""
@@ -295,16 +319,18 @@ class RecallConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text comes from and how it is cut."""
+    """Where the text or the images come from and how they are cut."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     source: tuple[str, ...] = ("stdlib",)
     """`stdlib` (Python's own library, always at hand), files or folders (.txt, .md, .py, .jsonl, .parquet, ...), or
-    `hf:NAME` for a Hugging Face data set."""
-    format: Literal["text", "pairs", "chat", "recall"] = "text"
-    """What the source holds: running text; pairs of a text and its translation; or conversations, of which only the
-    assistant's answers are learnt. `recall` needs no source: its documents are made up as training goes on."""
+    `hf:NAME` for a Hugging Face data set. Of images: `digits`, `fashion`, `emoji`, folders of pictures, arrays (.npy,
+    .npz), or `hf:NAME`."""
+    format: Literal["text", "pairs", "chat", "recall", "images"] = "text"
+    """What the source holds: running text; pairs of a text and its translation; conversations, of which only the
+    assistant's answers are learnt; or images. `recall` needs no source: its documents are made up as training goes
+    on."""
     text_field: str = "text"
     """Field or column of the text in JSONL, Parquet and data sets."""
     pair_fields: tuple[str, str] = ("source", "target")
@@ -321,6 +347,8 @@ class DataConfig:
     """Attention does not cross the documents packed into one sequence."""
     max_bytes: int | None = None
     """Read at most this much text."""
+    images: ImageConfig = field(default_factory=ImageConfig)
+    """How images are read, in the format `images`."""
     recall: RecallConfig = field(default_factory=RecallConfig)
     """The documents of the format `recall`."""
 
@@ -381,6 +409,9 @@ class TrainConfig:
     """Share of each target's probability that is spread over the vocabulary in training (Szegedy et al. 2016)."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which then is what is evaluated and kept; 0: none."""
+    ema_lengths: tuple[float, ...] = ()
+    """Relative widths of moving averages whose length grows with the run (Karras et al. 2024, such as 0.05 and 0.1).
+    The first is what is evaluated and kept; from snapshots of two, that of any other length is made after training."""
     eval_every: int = 250
     """Steps between held-out scores; 0: only at the end."""
     eval_sequences: int = 64
@@ -403,16 +434,18 @@ class RunConfig:
 
     out: str = "runs/default"
     """Folder of the run."""
-    objective: Literal["autoregressive", "masked_lm"] = "autoregressive"
-    """The paradigm: the next token, or words masked as BERT does."""
+    objective: Literal["autoregressive", "masked_lm", "gaussian"] = "autoregressive"
+    """The paradigm: the next token, words masked as BERT does, or images under Gaussian noise."""
     init: str | None = None
     """Start from the weights and tokenizer of this run folder, Hugging Face folder or GGUF file."""
     lora: LoraConfig | None = None
     """Train a low-rank update of the weights of `init` instead of the weights."""
     model: TransformerConfig = field(default_factory=TransformerConfig)
     """The network."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """The noise, under the objective `gaussian`."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The text."""
+    """The text or the images."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """The tokenizer."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -198,6 +198,17 @@ class ConditionalPredictor(Protocol):
 
 
 @runtime_checkable
+class Denoiser(Protocol):
+    """What a Gaussian backward process asks: the mean of clean data given noisy data, E[x | x + sigma eps].
+
+    `x` is (b, ...) in the frame in which the signal is not scaled, z / alpha; `sigma` is (b,), sigma / alpha there.
+    Networks, exactly solvable data and guided mixtures of them are all denoisers.
+    """
+
+    def __call__(self, x: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b ..."]: ...
+
+
+@runtime_checkable
 class Objective(Protocol):
     """The forward process of a paradigm and its loss."""
 

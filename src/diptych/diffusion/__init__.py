@@ -1,0 +1,1 @@
+"""The mathematics of Gaussian diffusion that its objective and its samplers share."""
