@@ -74,9 +74,9 @@ def test_moving_average_equals_its_closed_form() -> None:
     average = MovingAverage(model, 0.8)
     start = parameter.detach().clone()
     with torch.no_grad():
-        for value in (1.0, 2.0, 3.0):
+        for step, value in enumerate((1.0, 2.0, 3.0), 1):
             parameter.fill_(value)
-            average.update()
+            average.update(step)
     expected = 0.8**3 * start + 0.2 * (0.8**2 * 1 + 0.8 * 2 + 3)
     torch.testing.assert_close(average.average["embedding.weight"], expected)
     with average.swapped_in():

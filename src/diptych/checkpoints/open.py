@@ -66,7 +66,7 @@ def open_config(path: Path) -> TransformerConfig:
             return config_of(read_header(place))
 
 
-def objective_of(path: Path) -> Literal["autoregressive", "masked_lm"]:
+def objective_of(path: Path) -> Literal["autoregressive", "masked_lm", "gaussian"]:
     """What MODEL was trained for; nothing large is read."""
     kind, place = find(path)
     match kind:
@@ -140,12 +140,13 @@ def _open(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> 
 
 def _open_run(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> OpenedModel:
     model, tokenizer = load_model(folder, device=device, dtype=dtype or torch.float32)
+    objective = objective_of(folder)
     return OpenedModel(
         model=model,
         tokenizer=tokenizer,
         stop_ids=hf.stop_ids(folder, model.config.vocab_size),
         chat_template=hf.chat_template(folder),
-        objective=objective_of(folder),
+        objective="masked_lm" if objective == "masked_lm" else "autoregressive",
     )
 
 

@@ -50,15 +50,26 @@ def load_model(
     Raises FileNotFoundError for a missing part, ValueError for a damaged one or a tokenizer of another vocabulary.
     """
     config = load_config(path)
+    if config.patches is not None:
+        raise ValueError(f"{path} makes images and knows no text; use diptych generate or diptych evaluate")
     tokenizer = load_tokenizer(path / TOKENIZER)
     check_vocabulary(config, tokenizer, path)
+    return load_network(path, device=device, dtype=dtype), tokenizer
+
+
+def load_network(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Network:
+    """The best weights of a run folder, ready for use. Raises FileNotFoundError for a missing part, ValueError for a
+    damaged one."""
+    config = load_config(path)
     if not (path / WEIGHTS).is_file():
         raise FileNotFoundError(f"{path} holds no {WEIGHTS} yet; let its training reach a first score or its end")
     tensors = read_header(path / WEIGHTS)
     check_size(config, sum(tensor.count for tensor in tensors.values()), path / WEIGHTS)
     model = build_unfilled(config, device=device, dtype=dtype)
     fill(model, tensors, path / WEIGHTS)
-    return model, tokenizer
+    return model
 
 
 def load_language_model(path: Path, *, device: torch.device | str = "cpu") -> tuple[LanguageModel, Tokenizer]:

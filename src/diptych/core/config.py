@@ -221,7 +221,10 @@ class TransformerConfig:
             )
         if set(self.attention) - {"softmax", "linear"}:
             raise ValueError("the patches of an image have no order: model.attention may be softmax or linear")
-        if self.n_encoder_layers or self.head_transform or self.vocab_size or self.output_bias:
+        words = (
+            self.vocab_size or self.head_transform or self.output_bias or self.embedding_norm or self.embedding_scale
+        )
+        if self.n_encoder_layers or words:
             raise ValueError("a network over patches has no vocabulary and no encoder; leave those keys out")
 
     def attention_of(self, layer: int) -> AttentionKind:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from diptych.core.config import TransformerConfig
-from diptych.models.layers import reach, repeated_layers
+from diptych.models.layers import reach, repeated_layers, sized_patches
 from diptych.nn.block import build_mixer
+from diptych.nn.conditioning import FEATURES
 from diptych.nn.mixer import LayerState, Passage
 
 
@@ -44,6 +45,7 @@ def cost_of(config: TransformerConfig, context: int, element_size: int, *, cache
     text at once and remembers nothing.
     """
     parameters = parameters_by_part(config)
+    cached = cached and config.patches is None  # all patches are read at once
     growing = cache_bytes_per_token(config, element_size) if cached else 0
     fixed = _fixed_cache_bytes(config, element_size, context) if cached else 0
     weights = sum(parameters.values()) * element_size
@@ -58,6 +60,8 @@ def cost_of(config: TransformerConfig, context: int, element_size: int, *, cache
 
 def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
     """Number of parameters in each part of a network of this configuration."""
+    if config.patches is not None:
+        return _parts_over_patches(config)
     d, layers, encoders = config.d_model, config.n_layers, config.n_encoder_layers
     is_pair = encoders > 0
     attention = _attention_matrices(config) + _attention_vectors(config)
@@ -76,6 +80,23 @@ def parameters_by_part(config: TransformerConfig) -> dict[str, int]:
         "head_transform": transform,
         "unembedding": 0 if config.tied_embedding else config.vocab_size * d,
         "output_bias": config.vocab_size if config.output_bias else 0,
+    }
+    return {name: count for name, count in parts.items() if count}
+
+
+def _parts_over_patches(config: TransformerConfig) -> dict[str, int]:
+    patches, d, layers = sized_patches(config), config.d_model, config.n_layers
+    numbers, (rows, columns) = patches.channels * patches.size**2, patches.grid
+    attention = _attention_matrices(config) + _attention_vectors(config)
+    parts = {
+        "patches": (numbers + 1) * d,
+        "positions": rows * columns * d if config.position == "learned" else 0,
+        "time": (FEATURES + 1 + d + 1) * d,
+        "classes": (patches.n_classes + 1) * d if patches.n_classes else 0,
+        "modulation": (d + 1) * (6 * layers + 2) * d,
+        "attention": sum(n * (_mixer_parameters(config, layer) or attention) for layer, n in repeated_layers(config)),
+        "feed_forward": layers * (_feed_forward_matrices(config) + _biases(config, _feed_forward_rows(config), d)),
+        "unembedding": (d + 1) * numbers,
     }
     return {name: count for name, count in parts.items() if count}
 
@@ -119,17 +140,28 @@ def _biases(config: TransformerConfig, inner: int, outer: int) -> int:
 def matmul_parameters(config: TransformerConfig) -> int:
     """Parameters that multiply every token: all matrices but the embedding look-up, the un-embedding included.
 
-    Of an encoder-decoder: those of a source token and a target token together.
+    Of an encoder-decoder: those of a source token and a target token together. Of a network over patches: those of one
+    patch, and its share of those that multiply once an image.
     """
     own = sum(
         count * (_mixer_parameters(config, layer, matrices=True) or _attention_matrices(config))
         for layer, count in repeated_layers(config)
     )
     inner = _feed_forward_matrices(config)
+    if config.patches is not None:
+        return own + config.n_layers * inner + _patch_matrices(config)
     cross = _attention_matrices(config) if config.n_encoder_layers else 0
     head = (config.vocab_size + (config.d_model if config.head_transform else 0)) * config.d_model
     encoder = config.n_encoder_layers * (_attention_matrices(config) + inner)
     return own + config.n_layers * (inner + cross) + encoder + head
+
+
+def _patch_matrices(config: TransformerConfig) -> int:
+    """Those of a network over patches outside its blocks, for one patch."""
+    patches, d = sized_patches(config), config.d_model
+    rows, columns = patches.grid
+    once = (FEATURES + d + d * (6 * config.n_layers + 2)) * d
+    return 2 * patches.channels * patches.size**2 * d + once // (rows * columns)
 
 
 def training_flops_per_token(config: TransformerConfig, sequence_length: int) -> float:

@@ -1,15 +1,22 @@
-"""Which mask does a layer of a configuration have, and how much of the past does it need?"""
+"""Which mask does a layer of a configuration have, how much of the past does it need, and how many positions are there?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from diptych.core.config import TransformerConfig
+from diptych.core.diffusion_config import PatchConfig
 from diptych.core.types import Mask
 from diptych.nn.mask_text import parse_mask
 from diptych.nn.masks import Both, Full, Window
 from diptych.nn.reach import Reach, reach_of
+
+
+MOST_PATCHES = 1 << 16
+"""Images of more are refused, before tables of their positions are made."""
 
 
 def kinds_of_layers(config: TransformerConfig) -> int:
@@ -22,6 +29,31 @@ def repeated_layers(config: TransformerConfig) -> Iterator[tuple[int, int]]:
     period = kinds_of_layers(config)
     for layer in range(period):
         yield layer, -(-(config.n_layers - layer) // period)
+
+
+def sized_patches(config: TransformerConfig) -> PatchConfig:
+    """The patches of a configuration. Raises ValueError where the shape of an image is unknown, or too large."""
+    patches = config.patches
+    if patches is None or not patches.is_sized:
+        raise ValueError(
+            "the shape of an image is unknown; set model.patches.channels, height and width, or train from a recipe "
+            "with images"
+        )
+    rows, columns = patches.grid
+    if rows * columns > MOST_PATCHES:
+        raise ValueError(
+            f"an image of more than {MOST_PATCHES:,} patches is too large for this network; set a larger "
+            "model.patches.size, or use smaller images"
+        )
+    return patches
+
+
+def positions_of(config: TransformerConfig, x: Tensor) -> int:
+    """How many positions a network computes of a training batch: tokens that have a next one, or patches."""
+    if config.patches is None:
+        return x[:, 1:].numel()
+    rows, columns = config.patches.grid
+    return x.shape[0] * rows * columns
 
 
 def mask_of(config: TransformerConfig, layer: int) -> Mask | None:

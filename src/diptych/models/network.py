@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import nn
 
 from diptych.core.config import TransformerConfig
+from diptych.models.diffusion_transformer import DiffusionTransformer
 from diptych.models.encoder_decoder import EncoderDecoder
 from diptych.models.language_model import LanguageModel
-from diptych.nn.mixer import Recurrence
 
-Network = LanguageModel | EncoderDecoder
+Network = LanguageModel | EncoderDecoder | DiffusionTransformer
+
+
+@runtime_checkable
+class _Starter(Protocol):
+    """A network, or a part of one, some of whose weights do not begin as all others do."""
+
+    def start(self, generator: torch.Generator) -> None: ...
 
 
 def build_network(config: TransformerConfig) -> Network:
-    """The network of a configuration, its weights not yet set. Raises ValueError for a vocabulary of no tokens."""
+    """The network of a configuration, its weights not yet set. Raises ValueError for a vocabulary of no tokens, or
+    images of no size."""
+    if config.patches is not None:
+        return DiffusionTransformer(config)
     return EncoderDecoder(config) if config.n_encoder_layers else LanguageModel(config)
 
 
@@ -39,10 +51,10 @@ def initialize(model: Network, generator: torch.Generator) -> None:
     As GPT-2 does (Radford et al. 2019, section 2.3): deviation 0.02, the projections that write into the residual
     stream divided by sqrt(2 n_layers) so that its variance does not grow with depth. An encoder-decoder: deviation
     1 / sqrt(columns), by which a product keeps the variance of its input (LeCun et al. 1998, equation 16) and an
-    embedding scaled by sqrt(d_model) has variance one.
+    embedding scaled by sqrt(d_model) has variance one; a diffusion transformer too, but for what its `start` sets.
     """
     residual = 0.02 / (2 * model.config.n_layers) ** 0.5
-    keeps_variance = isinstance(model, EncoderDecoder)
+    keeps_variance = isinstance(model, EncoderDecoder | DiffusionTransformer)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
@@ -54,5 +66,5 @@ def initialize(model: Network, generator: torch.Generator) -> None:
             else:
                 parameter.fill_(1.0)
         for module in model.modules():
-            if isinstance(module, Recurrence):
+            if isinstance(module, _Starter):
                 module.start(generator)

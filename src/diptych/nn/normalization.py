@@ -49,6 +49,19 @@ class RMSNorm(nn.Module):
         return scaled.to(x.dtype) * self.weight.to(x.dtype)
 
 
+@final
+class PlainNorm(nn.Module):
+    """Layer normalization, or its root-mean-square form, without weights of its own: a condition scales and shifts."""
+
+    def __init__(self, *, centred: bool, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.centred, self.eps = centred, eps
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        normalize = F.layer_norm if self.centred else F.rms_norm
+        return normalize(x, x.shape[-1:], eps=self.eps)
+
+
 def build_norm(config: TransformerConfig) -> LayerNorm | RMSNorm | nn.Identity:
     """The normalization that a configuration asks for."""
     match config.norm:
@@ -58,3 +71,8 @@ def build_norm(config: TransformerConfig) -> LayerNorm | RMSNorm | nn.Identity:
             return RMSNorm(config.d_model, eps=config.norm_eps)
         case "none":
             return nn.Identity()
+
+
+def build_plain_norm(config: TransformerConfig) -> PlainNorm | nn.Identity:
+    """The same without weights."""
+    return nn.Identity() if config.norm == "none" else PlainNorm(centred=config.norm == "layer", eps=config.norm_eps)

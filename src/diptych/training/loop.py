@@ -24,13 +24,15 @@ from diptych.core.interrupts import interruptible
 from diptych.core.random import Rng, derive_seed
 from diptych.core.types import Batch
 from diptych.data.stream import Stream
+from diptych.models.layers import positions_of
 from diptych.models.lora import learning_flops_per_token
 from diptych.models.network import Network
 from diptych.training.compilation import compile_blocks, worth_compiling
 from diptych.training.distributed import LossModule, World, distribute, loss_of, without_sync
-from diptych.training.ema import MovingAverage
+from diptych.training.ema import PowerAverages, build_average
 from diptych.training.machine import matmul_peak
 from diptych.training.optimizers import Optimizer, clip_and_scale, place, whole
+from diptych.training.post_hoc import AVERAGES, save_snapshot
 from diptych.training.prepare import Experiment, build_objective
 from diptych.training.schedules import lr_factor
 from diptych.training.state import Counters, TrainingState, collect, load_newest_state, save_state
@@ -52,14 +54,13 @@ class Trainer:
         compiled = worth_compiling(self.run.train.compile, self.device, on_event)
         if compiled:
             compile_blocks(self.model)
-        objective = build_objective(self.run, experiment.tokenizer, compiled=compiled)
+        objective = build_objective(experiment, compiled=compiled)
         self.adapter = self._adapter()  # while its base is whole
         self.wrapped = distribute(LossModule(self.model, objective), world, self.run.train.distributed)
         self.learnt = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters: list[torch.Tensor] = list(self.learnt.values())
         self.optimizer = Optimizer(self.model, self.run.optim)
-        decay = self.run.train.ema_decay
-        self.average = MovingAverage(self.model, decay) if decay else None
+        self.average = build_average(self.model, self.run.train)
         self.rank_batch = _share(self.run.train.batch_size, world.size)
         self.micro_batch = min(self.run.train.micro_batch_size or self.rank_batch, self.rank_batch)
 
@@ -83,7 +84,7 @@ class Trainer:
         batch = stream.batch(step, config.batch_size, self.world.rank, self.world.size).to(self.device)
         torch.manual_seed(derive_seed(config.seed, "dropout", step, self.world.rank))
         total, count = self._backward(batch, self.rng.fold("step", step))
-        sums = self.world.sums([total, count, self._bytes(batch), batch.x[:, 1:].numel()])
+        sums = self.world.sums([total, count, self._bytes(batch), positions_of(self.model.config, batch.x)])
         terms = max(1.0, sums[1])  # a step of nothing to predict moves nothing
         loss = sums[0] / terms
         if not math.isfinite(loss):
@@ -95,7 +96,7 @@ class Trainer:
         factor = lr_factor(step, self.steps, self.run.optim)
         self.optimizer.step(factor)
         if self.average is not None:
-            self.average.update()
+            self.average.update(step + 1)
         seconds = time.perf_counter() - start
         tokens = int(sums[3])
         self.counters = Counters(
@@ -118,6 +119,7 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_copy_(self.parameters, before)
         self.optimizer = Optimizer(self.model, self.run.optim)
+        self.average = build_average(self.model, self.run.train)
         self.counters, self.on_event = counters, handler
         return statistics.median(seconds[1:])
 
@@ -139,7 +141,7 @@ class Trainer:
 
     def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
         counters = self.counters
-        flops = learning_flops_per_token(self.model, self.run.data.sequence_length, min(1.0, sums[1] / sums[3]))
+        flops = self._flops_per_token(min(1.0, sums[1] / sums[3]))
         self.on_event(
             Stepped(
                 step=counters.step,
@@ -154,6 +156,11 @@ class Trainer:
                 seconds=counters.seconds,
             )
         )
+
+    def _flops_per_token(self, counted: float) -> float:
+        grid = None if self.model.config.patches is None else self.model.config.patches.grid
+        length = self.run.data.sequence_length if grid is None else grid[0] * grid[1]
+        return learning_flops_per_token(self.model, length, counted)
 
     def peak(self) -> float:
         """This machine's own rate of matrix products in the precision of the run, FLOP/s."""
@@ -226,6 +233,8 @@ class Trainer:
             average={} if self.average is None else collect(self.average.state()),
         )
         if self.world.first:
+            if isinstance(self.average, PowerAverages):
+                save_snapshot(state.average, self.experiment.out / AVERAGES, self.counters.step)
             path = save_state(state, self.experiment.out / "state")
             self.on_event(Saved(step=self.counters.step, path=path))
         self.world.wait()

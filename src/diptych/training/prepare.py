@@ -8,23 +8,26 @@ from pathlib import Path
 import torch
 
 from diptych.checkpoints.open import OpenedModel
+from diptych.checkpoints.image_model import fit_images
 from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe, save_chat_format
 from diptych.core.config import RECIPE, RunConfig, TokenizerConfig, TransformerConfig
 from diptych.core.events import Handler, ignore
 from diptych.core.recipe import differences, save_json, save_toml
 from diptych.core.types import Objective
+from diptych.data.images import ImageStream
 from diptych.data.recall import check_recall, recall_tokenizer
 from diptych.data.stream import Stream
 from diptych.models.network import Network
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.objectives.cross_entropy import slice_loss
+from diptych.objectives.gaussian import GaussianDiffusion
 from diptych.objectives.masked_lm import masked_language_model
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.train import train_tokenizer
 from diptych.training.beginning import first_network, open_init, with_network_of_init
 from diptych.training.distributed import World
-from diptych.training.streams import build_streams, training_texts
+from diptych.training.streams import build_streams, image_streams, training_texts
 
 MAY_CHANGE = {
     "out",
@@ -47,10 +50,17 @@ class Experiment:
 
     run: RunConfig
     out: Path
-    tokenizer: Tokenizer
+    words: Tokenizer | None
+    """The tokenizer; None: the run learns from images."""
     train: Stream
     heldout: Stream
     model: Network
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of a run that learns from text."""
+        assert self.words is not None, "images have no tokenizer"
+        return self.words
 
 
 def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
@@ -61,6 +71,8 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     out = Path(run.out)
     run = _agree_with_folder(with_network_of_init(run, out), out)
     _check_parts(run)
+    if run.objective == "gaussian":
+        return _prepare_images(run, out, world, on_event)
     opened = open_init(run, out)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +88,20 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
         save_json(config, out / CONFIG)
     train, heldout = build_streams(run, out, tokenizer, ignore)  # what there is to say has been said
     model = first_network(run, config, opened)
-    return Experiment(run=run, out=out, tokenizer=tokenizer, train=train, heldout=heldout, model=model)
+    return Experiment(run=run, out=out, words=tokenizer, train=train, heldout=heldout, model=model)
+
+
+def _prepare_images(run: RunConfig, out: Path, world: World, on_event: Handler) -> Experiment:
+    if world.first:
+        image_streams(run, out, on_event)
+        save_toml(run, out / RECIPE)
+    world.wait()
+    train, heldout = image_streams(run, out, ignore)
+    config = fit_images(run.model, train.images)
+    if world.first:
+        save_json(config, out / CONFIG)
+    model = first_network(run, config, None)
+    return Experiment(run=run, out=out, words=None, train=train, heldout=heldout, model=model)
 
 
 def _agree_with_folder(run: RunConfig, out: Path) -> RunConfig:
@@ -106,6 +131,7 @@ def _check_parts(run: RunConfig) -> None:
         raise ValueError(f"masked words are learnt from both sides, and {min(one_way)} reads from left to right only")
     if run.objective == "masked_lm" and run.data.format != "text":
         raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
+    _check_images(run)
     if run.data.format == "recall":
         check_recall(run.data)
         if run.tokenizer != TokenizerConfig():
@@ -114,8 +140,27 @@ def _check_parts(run: RunConfig) -> None:
             )
 
 
-def build_objective(run: RunConfig, tokenizer: Tokenizer, *, compiled: bool = False) -> Objective:
+def _check_images(run: RunConfig) -> None:
+    """Raises ValueError where only some of data, network and objective are about images."""
+    if len({run.objective == "gaussian", run.data.format == "images", run.model.patches is not None}) > 1:
+        raise ValueError(
+            "images are learnt by objective = 'gaussian' with data.format = 'images' and a network over [model.patches]; "
+            "set all three, as recipes/digits.toml does, or none"
+        )
+    if run.objective == "gaussian" and (run.init is not None or run.lora is not None):
+        raise ValueError("a diffusion of images begins from fresh weights; leave init and lora out of the recipe")
+    if run.objective == "gaussian" and run.tokenizer != TokenizerConfig():
+        raise ValueError("images have no tokenizer; leave [tokenizer] out of the recipe")
+
+
+def build_objective(experiment: Experiment, *, compiled: bool = False) -> Objective:
     """The paradigm's forward process. Raises ValueError where it needs a mask token that the tokenizer lacks."""
+    run = experiment.run
+    if run.objective == "gaussian":
+        patches = experiment.model.config.patches
+        assert patches is not None and isinstance(experiment.train, ImageStream)
+        return GaussianDiffusion(run.diffusion, experiment.train.images.levels, patches.n_classes or 0)
+    tokenizer = experiment.tokenizer
     match run.objective:
         case "autoregressive":
             # Where not every target counts, how many do differs from step to step.

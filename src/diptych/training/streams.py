@@ -11,6 +11,7 @@ from diptych.core.events import Handler
 from diptych.data.chat_store import ConversationStream, build_conversation_store
 from diptych.data.conversations import heldout_conversations, training_conversations
 from diptych.data.corpus import heldout_documents, training_documents
+from diptych.data.images import ImageStream, has_images, load_images, read_images, save_images
 from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.pairs import PairStream, build_pair_store
 from diptych.data.parallel import heldout_pairs, training_pairs
@@ -42,6 +43,8 @@ def build_streams(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Han
             return _conversations(run, out, tokenizer, on_event)
         case "recall":
             return _recall(run, tokenizer)
+        case "images":
+            return image_streams(run, out, on_event)
         case "text":
             return _texts(run, out, tokenizer, on_event)
 
@@ -82,6 +85,18 @@ def _conversations(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Ha
 def _recall(run: RunConfig, tokenizer: Tokenizer) -> Streams:
     data, seed = run.data, run.train.seed
     return RecallStream(data, tokenizer, seed=seed), RecallStream(data, tokenizer, seed=seed, purpose=HELD_OUT)
+
+
+def image_streams(run: RunConfig, out: Path, on_event: Handler) -> tuple[ImageStream, ImageStream]:
+    """The images of a run, read once and kept in its folder."""
+    train, heldout = (out / "data" / name for name in ("train", "heldout"))
+    if not (has_images(train) and has_images(heldout)):
+        for images, folder in zip(read_images(run.data, on_event), (train, heldout), strict=True):
+            save_images(images, folder)
+    return (
+        ImageStream(load_images(train), seed=run.train.seed, shuffle=True),
+        ImageStream(load_images(heldout), seed=run.train.seed, shuffle=False),
+    )
 
 
 def text_store(stream: Stream) -> TokenStore:
