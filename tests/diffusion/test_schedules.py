@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_linear_schedule_is_its_integral_and_the_limit_of_ddpm_s_table() -> 
         left = VPLinear().alpha(VPLinear().log_sigma(time).exp()).square()
         errors.append(float((left - (1.0 - table).cumprod(0)).abs().max()))
     assert errors[0] < 5e-3
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(1.0, abs=0.05)  # of the first order in a step
 
 

@@ -21,7 +21,7 @@ from diptych.checkpoints.json_object import brief, read_object
 from diptych.checkpoints.safetensors_file import FLOATS, StoredTensor, read_header, read_into
 from diptych.checkpoints.weights import check_size
 from diptych.core.config import TransformerConfig
-from diptych.models.network import Network, build_unfilled
+from diptych.models.network import TextNetwork, build_unfilled
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, TOKENIZER_CONFIG, TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template.jinja"
@@ -39,7 +39,9 @@ def hugging_face_config(folder: Path) -> tuple[Family, TransformerConfig]:
     return read_config(read_object(folder / CONFIG), folder / CONFIG)
 
 
-def open_hugging_face(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Network:
+def open_hugging_face(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> TextNetwork:
     """The network in a folder, ready for use. dtype None: that of most weights, on a CPU float32 for float16.
 
     Raises FileNotFoundError for a missing part, ValueError for a damaged one or a network that is not understood.

@@ -15,7 +15,7 @@ from diptych.checkpoints.gguf import chat_template_of, config_of, open_gguf, sto
 from diptych.checkpoints.run_folder import check_vocabulary, load_config, load_model, load_recipe
 from diptych.core.config import RECIPE, TransformerConfig
 from diptych.core.gguf import MAGIC, read_header
-from diptych.models.network import Network
+from diptych.models.network import TextNetwork
 from diptych.tokenizers.base import Tokenizer, end_of
 from diptych.tokenizers.load import load_tokenizer
 
@@ -28,7 +28,7 @@ KINDS = "a run folder, a Hugging Face folder (config.json with model_type), a GG
 class OpenedModel:
     """A network ready for use, and what it takes to talk to it."""
 
-    model: Network
+    model: TextNetwork
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...] = ()
     """Tokens besides the tokenizer's end of document that end a text."""

@@ -19,8 +19,9 @@ from diptych.checkpoints.weights import check_size, fill, save_tensors
 from diptych.core.config import RECIPE, RunConfig, TransformerConfig
 from diptych.core.files import write_text
 from diptych.core.recipe import load_json, load_toml, save_json
+from diptych.models.diffusion_transformer import DiffusionTransformer
 from diptych.models.language_model import LanguageModel
-from diptych.models.network import Network, build_unfilled
+from diptych.models.network import Network, TextNetwork, build_unfilled
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 
@@ -44,7 +45,7 @@ def load_recipe(path: Path) -> RunConfig:
 
 def load_model(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[Network, Tokenizer]:
+) -> tuple[TextNetwork, Tokenizer]:
     """Open a run folder: its best weights, ready for use, and its tokenizer.
 
     Raises FileNotFoundError for a missing part, ValueError for a damaged one or a tokenizer of another vocabulary.
@@ -54,12 +55,12 @@ def load_model(
         raise ValueError(f"{path} makes images and knows no text; use diptych generate or diptych evaluate")
     tokenizer = load_tokenizer(path / TOKENIZER)
     check_vocabulary(config, tokenizer, path)
-    return load_network(path, device=device, dtype=dtype), tokenizer
+    model = load_network(path, device=device, dtype=dtype)
+    assert not isinstance(model, DiffusionTransformer), "only a network over patches is one"
+    return model, tokenizer
 
 
-def load_network(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> Network:
+def load_network(path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
     """The best weights of a run folder, ready for use. Raises FileNotFoundError for a missing part, ValueError for a
     damaged one."""
     config = load_config(path)

@@ -29,6 +29,18 @@ class ModelOptions:
     """Precision of the weights; `auto`: that of the file, or bfloat16 where they are quantized."""
 
 
+def makes_images(arguments: list[str]) -> bool:
+    """Whether the first argument names a run that learnt from images; such a run has options of its own."""
+    from diptych.core.config import RECIPE
+
+    folder = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    if folder is None or not (folder / RECIPE).is_file():
+        return False
+    from diptych.checkpoints.open import objective_of
+
+    return objective_of(folder) == "gaussian"
+
+
 def open_model(path: str, options: ModelOptions) -> OpenedModel:
     """MODEL: a run folder, a Hugging Face folder or a GGUF file."""
     import torch

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from diptych.cli.common import ModelOptions, check_continues, encoder_decoder, language_model, open_model, parse
+from diptych.cli.common import (
+    ModelOptions,
+    check_continues,
+    encoder_decoder,
+    language_model,
+    makes_images,
+    open_model,
+    parse,
+)
 from diptych.cli.console import ConsoleHandler
 
 if TYPE_CHECKING:
@@ -80,6 +88,10 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, score, print."""
+    if makes_images(arguments):
+        from diptych.cli.evaluate_images import main as evaluate_images
+
+        return evaluate_images(arguments)
     options = parse(Options, arguments, "evaluate", DESCRIPTION)
     opened = open_model(options.model, options.options)
     if opened.model.config.n_encoder_layers:

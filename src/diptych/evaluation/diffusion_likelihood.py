@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diptych.checkpoints.image_model import OpenedImageModel
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.random import Rng
-from diptych.core.types import Denoiser, Likelihood
+from diptych.core.types import Batch, Denoiser, Likelihood
+from diptych.data.images import ImageStream, load_images
+from diptych.objectives.gaussian import GaussianDiffusion
 
 _RHO = 7.0
 """The flow is followed in t = sigma^(1/7), in which its steps are even (Karras et al. 2022, equation 5)."""
@@ -146,3 +150,44 @@ def _flow(denoiser: Denoiser, x: Tensor, t: float, directions: Tensor) -> tuple[
             (gradient,) = torch.autograd.grad((velocity * direction).sum(), x, retain_graph=keep)
             products.append((gradient * direction).flatten(1).sum(1))
     return velocity.detach(), torch.stack(products)
+
+
+def heldout_scores(
+    opened: OpenedImageModel,
+    folder: Path,
+    count: int,
+    *,
+    probes: int = 8,
+    seed: int = 0,
+    on_event: Handler = ignore,
+) -> tuple[ImageScore, ImageScore]:
+    """Likelihood of the first `count` held-out images of a run, each dequantized once: by the flow and by the bound."""
+    images, run = load_images(folder / "data" / "heldout"), opened.run
+    n, rng, device = min(count, len(images)), Rng(seed), next(opened.model.parameters()).device
+    stream = ImageStream(images, shuffle=False)
+    objective = GaussianDiffusion(replace(run.diffusion, dequantize=True), opened.levels, len(opened.classes))
+
+    def batch(part: slice) -> Batch:
+        rows = torch.arange(n)[part]
+        return stream.batch(0, n).rows(int(rows[0]), int(rows[-1]) + 1).to(device)
+
+    def by_flow(part: slice) -> Likelihood:
+        some = batch(part)
+        denoiser = opened.denoiser(some.cond if opened.classes else None)
+        return flow_likelihood(
+            denoiser,
+            objective.spread(some, rng),
+            some.sample_ids,
+            rng,
+            sigma_min=run.diffusion.sigma_min,
+            sigma_max=run.diffusion.sigma_max,
+            probes=probes,
+            on_event=on_event,
+        )
+
+    def by_bound(part: slice) -> Likelihood:
+        with torch.inference_mode():
+            return objective.likelihood(opened.model, batch(part), rng)
+
+    flow, bound = (in_batches(score, n, on_event=on_event) for score in (by_flow, by_bound))
+    return image_score(flow, opened.levels), image_score(bound, opened.levels)

@@ -58,8 +58,8 @@ def frechet(first: Points, second: Points, generator: np.random.Generator, resam
     """The Frechet distance and twice its standard error by the bootstrap.
 
     The error's width is taken and not the quantiles: samples drawn again have fewer different points, so that their
-    distance is biased further than the value. Between samples of nearly one distribution the interval is too wide, about
-    twice for 350 points of 64 numbers, and never too narrow.
+    distance is biased further than the value. Between samples of nearly one distribution the interval is too wide:
+    about twice for 350 points of 64 numbers.
     """
 
     def again() -> float:

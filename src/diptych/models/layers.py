@@ -1,4 +1,4 @@
-"""Which mask does a layer of a configuration have, how much of the past does it need, and how many positions are there?"""
+"""Which mask does a layer of a configuration have, how much of the past does it need, and over which positions?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from diptych.core.types import Mask
 from diptych.nn.mask_text import parse_mask
 from diptych.nn.masks import Both, Full, Window
 from diptych.nn.reach import Reach, reach_of
-
 
 MOST_PATCHES = 1 << 16
 """Images of more are refused, before tables of their positions are made."""

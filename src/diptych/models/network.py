@@ -12,7 +12,8 @@ from diptych.models.diffusion_transformer import DiffusionTransformer
 from diptych.models.encoder_decoder import EncoderDecoder
 from diptych.models.language_model import LanguageModel
 
-Network = LanguageModel | EncoderDecoder | DiffusionTransformer
+TextNetwork = LanguageModel | EncoderDecoder
+Network = TextNetwork | DiffusionTransformer
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """Gaussian diffusion of images: the forward process adds noise, and the loss asks for the image that was there.
 
-x = x_0 + sigma eps with sigma drawn by a schedule; the loss is w(sigma) |D(x, sigma) - x_0|^2 (Ho et al. 2020, algorithm
-1; Karras et al. 2022, equation 2). Noise level, noise and dropped classes are functions of the step and the example
-alone, so they survive re-batching and resuming.
+x = x_0 + sigma eps with sigma drawn by a schedule; the loss is w(sigma) |D(x, sigma) - x_0|^2 (Ho et al. 2020,
+algorithm 1; Karras et al. 2022, equation 2). Noise level, noise and dropped classes are functions of the step and the
+example alone, so they survive re-batching and resuming.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ class GaussianDiffusion:
         time = first + (last - first) * uniform
         return schedule.log_sigma(time).exp(), schedule.slope(time) * (last - first)
 
-    def _told(
-        self, labels: Tensor | None, ids: Int[Tensor, " b"], rng: Rng | None
-    ) -> Int[Tensor, " b"] | None:
+    def _told(self, labels: Tensor | None, ids: Int[Tensor, " b"], rng: Rng | None) -> Int[Tensor, " b"] | None:
         """The class that the network is told of each image: its own, or none in particular."""
         if not self.n_classes or labels is None:
             return None

@@ -34,6 +34,10 @@ Noise = Callable[[int], Float[Tensor, "b ..."]]
 Steps = Iterator[tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]]
 """(x, D) a step."""
 
+LONG_STEP = math.e
+"""A step that divides sigma by more than this is taken with second order: a parabola through past values of D, followed
+so far beyond them, is worse than a line. Convergence is not concerned, for the steps of a finer grid are shorter."""
+
 SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc_2", "unipc_3"]
 
 
@@ -127,7 +131,7 @@ def dpmpp_3m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise
         denoised = past.add(sigma, denoise(x, _level(x, sigma)))
         if step == 1 and after:
             x = extrapolate(first, past, sigma, start=1)
-        x = extrapolate(x, past, after) if after else denoised
+        x = _predict(x, past, sigma, after) if after else denoised
         yield x, denoised
 
 
@@ -158,11 +162,18 @@ def _unipc(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], order: int) ->
         if step == 1:
             x = midpoint(before, past, sigma, start=1)
         elif step > 1:
-            x = extrapolate(before, past, sigma, start=1)
+            is_long = sigmas[step - 1] > LONG_STEP * sigma
+            x = extrapolate(before, past.last(3) if is_long else past, sigma, start=1)
         before = x
-        known = past.last(order)
-        x = midpoint(x, known, after) if len(known) == 2 else extrapolate(x, known, after)
+        x = _predict(x, past.last(order), sigma, after)
         yield x, denoised
+
+
+def _predict(x: Tensor, known: Past, sigma: float, after: float) -> Tensor:
+    """A step by all known values of D, but by two where it is long."""
+    if len(known) == 2 or (len(known) > 2 and sigma > LONG_STEP * after):
+        return midpoint(x, known, after)
+    return extrapolate(x, known, after)
 
 
 class SolverFunction(Protocol):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from diptych.checkpoints.open import OpenedModel
 from diptych.checkpoints.image_model import fit_images
+from diptych.checkpoints.open import OpenedModel
 from diptych.checkpoints.run_folder import CONFIG, TOKENIZER, check_vocabulary, load_recipe, save_chat_format
 from diptych.core.config import RECIPE, RunConfig, TokenizerConfig, TransformerConfig
 from diptych.core.events import Handler, ignore
@@ -69,6 +69,7 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     Raises ValueError where the folder holds a run of another recipe.
     """
     out = Path(run.out)
+    _check_images(run)
     run = _agree_with_folder(with_network_of_init(run, out), out)
     _check_parts(run)
     if run.objective == "gaussian":
@@ -131,7 +132,6 @@ def _check_parts(run: RunConfig) -> None:
         raise ValueError(f"masked words are learnt from both sides, and {min(one_way)} reads from left to right only")
     if run.objective == "masked_lm" and run.data.format != "text":
         raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
-    _check_images(run)
     if run.data.format == "recall":
         check_recall(run.data)
         if run.tokenizer != TokenizerConfig():
@@ -144,8 +144,8 @@ def _check_images(run: RunConfig) -> None:
     """Raises ValueError where only some of data, network and objective are about images."""
     if len({run.objective == "gaussian", run.data.format == "images", run.model.patches is not None}) > 1:
         raise ValueError(
-            "images are learnt by objective = 'gaussian' with data.format = 'images' and a network over [model.patches]; "
-            "set all three, as recipes/digits.toml does, or none"
+            "images are learnt by objective = 'gaussian' with data.format = 'images' and a network over "
+            "[model.patches]; set all three, as recipes/digits.toml does, or none"
         )
     if run.objective == "gaussian" and (run.init is not None or run.lora is not None):
         raise ValueError("a diffusion of images begins from fresh weights; leave init and lora out of the recipe")
