@@ -68,7 +68,7 @@ def dit_weights(model: DiffusionTransformer) -> dict[str, torch.Tensor]:
 
 
 def test_it_equals_diffusers_dit() -> None:
-    ours = make().eval()
+    ours = make().double().eval()  # so that only what differs in the mathematics differs
     theirs = DiTTransformer2DModel(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -78,11 +78,12 @@ def test_it_equals_diffusers_dit() -> None:
         patch_size=2,
         num_embeds_ada_norm=4,
         norm_eps=1e-6,
-    ).eval()
+    )
+    theirs = theirs.double().eval()
     theirs.load_state_dict(dit_weights(ours), strict=True)
-    # Of these steps a thousandth is exact in binary; the features' angles are float32 in both.
+    # A thousandth of these steps is exact in binary: the features' angles are float32 in both.
     steps, labels = torch.tensor([-875, 0, 125, 500, 1000]), torch.tensor([0, 1, 2, 3, 4])
-    x = torch.randn(5, 3, 8, 8)
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         wanted = theirs(x, timestep=steps, class_labels=labels).sample
         got = ours(x, mask=Full(), time=steps / 1000, cond=labels)

@@ -21,6 +21,7 @@ from diptych.checkpoints.json_object import brief, read_object
 from diptych.checkpoints.safetensors_file import FLOATS, StoredTensor, read_header, read_into
 from diptych.checkpoints.weights import check_size
 from diptych.core.config import TransformerConfig
+from diptych.models.diffusion_transformer import DiffusionTransformer
 from diptych.models.network import TextNetwork, build_unfilled
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -52,6 +53,7 @@ def open_hugging_face(
     check_size(config, sum(tensor.count for tensor in tensors.values()), source)
     dtype = dtype or _own_dtype(tensors.values(), torch.device(device))
     model = build_unfilled(config, device=device, dtype=dtype)
+    assert not isinstance(model, DiffusionTransformer), "no such folder holds a network over patches"
     used: set[str] = set()
     for name, parameter in model.named_parameters():
         used |= _fill(parameter, family.names.stored(name), config, tensors, source)

@@ -15,7 +15,7 @@ from diptych import __version__
 COMMANDS = {
     "review": "the main job: train, sample and score a model on text at hand, and write the living review",
     "train": "train a model from a recipe, or go on where it was stopped",
-    "generate": "continue a prompt with a trained model, or show its next-token probabilities",
+    "generate": "continue a prompt with a trained model, show its next-token probabilities, or draw images",
     "chat": "talk with a model that has learnt to",
     "translate": "translate texts with an encoder-decoder, and draw what attends to what",
     "fill": "fill masked words in with an encoder",
@@ -25,6 +25,7 @@ COMMANDS = {
     "stability": "where does training diverge? depth and learning rate, by normalization and its place",
     "tokenizer": "train, use, show, compare and study tokenizers",
     "attention": "what attends to what: draw masks, a model's heads, and what attention costs",
+    "diffusion": "Gaussian diffusion drawn: noise, schedules, loss by noise level; averages of weights",
     "data": "what a corpus is like: the lengths of its documents",
     "paper": "the review as code: every table, equation and figure, with its reference, fast form and test",
 }
@@ -42,6 +43,10 @@ GROUPS = {
         "show": "draw masks: who may attend to whom",
         "map": "what the heads of a trained model attend to in a text",
         "cost": "time and peak memory against the length, by form, and the exponents that they follow",
+    },
+    "diffusion": {
+        "show": "draw the forward process, the schedules, and the loss at each noise level beside its floor",
+        "average": "the weights averaged over another length, after training",
     },
     "data": {
         "lengths": "how long the documents of corpora are, and how often each distance between tokens occurs",

@@ -49,8 +49,8 @@ def time_features(time: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
     """Cosines, then sines, of the time at frequencies from `TIME_SCALE` down to `TIME_SCALE` / 10^4, geometrically
     spaced (Ho et al. 2020): the fastest tells noise levels apart that differ by a thousandth."""
     half = FEATURES // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=time.device) / (half - 1)
-    angle = time.float()[:, None] * TIME_SCALE * torch.exp(-math.log(10_000.0) * exponent)
+    exponent = -math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=time.device) / (half - 1)
+    angle = TIME_SCALE * time.float()[:, None] * exponent.exp()
     return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 

@@ -41,7 +41,7 @@ def places(grid: tuple[int, int]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 def sinusoids_of_grid(grid: tuple[int, int], d_model: int) -> Float[Tensor, "n d"]:
     """Sines, then cosines, of a patch's column in the first half of the width, of its row in the second: the table that
     DiT adds to its patches."""
-    row, column = (sinusoids(place, d_model // 2) for place in places(grid))
+    row, column = (sinusoids(place.double(), d_model // 2) for place in places(grid))
     table = torch.cat((column[:, 0::2], column[:, 1::2], row[:, 0::2], row[:, 1::2]), dim=1)
     return table.float()
 

@@ -1,0 +1,1 @@
+"""`diptych diffusion`: the forward process drawn, and averages of weights made."""
