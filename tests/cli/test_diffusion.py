@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,44 +13,23 @@ from PIL import Image
 from diptych.checkpoints.image_model import open_image_model
 from diptych.checkpoints.weights import load_tensors
 from diptych.cli.main import main
-from diptych.core.config import DataConfig, OptimConfig, RunConfig, TrainConfig, TransformerConfig
-from diptych.core.diffusion_config import DiffusionConfig, PatchConfig
+from diptych.core.diffusion_config import DiffusionConfig
 from diptych.data.images import load_images
 from diptych.diffusion.schedules import build_schedule
 from diptych.report.diffusion import SCHEDULES, forward_figure, level_loss, loss_figure, schedule_figure
 from diptych.training.run import train
+
+from ..image_runs import tiny_image_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that learnt for a second to tell upper halves from left ones."""
     folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 2, 120)
-    pixels = generator.integers(0, 60, (120, 4, 4))
-    pixels[labels == 0, :2] += 180
-    pixels[labels == 1, :, :2] += 180
-    np.savez(folder / "images.npz", image=pixels.astype(np.uint8), label=labels)
     out = folder / "run"
-    assert train(
-        RunConfig(
-            out=str(out),
-            objective="gaussian",
-            model=TransformerConfig(d_model=16, n_layers=2, n_heads=2, position="learned", patches=PatchConfig(size=2)),
-            data=DataConfig(format="images", source=(str(folder / "images.npz"),), heldout_fraction=0.3),
-            optim=OptimConfig(lr=1e-2, warmup_steps=2),
-            train=TrainConfig(
-                steps=200,
-                batch_size=32,
-                eval_every=0,
-                eval_sequences=16,
-                save_every=20,
-                compile="off",
-                dtype="float32",
-                ema_lengths=(0.1, 0.2),
-            ),
-        )
-    )
+    recipe = tiny_image_run(folder, out, count=120, heldout=0.3, lr=1e-2)
+    longer = {"steps": 200, "batch_size": 32, "eval_every": 0, "eval_sequences": 16, "save_every": 20}
+    assert train(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **longer)))
     return out
 
 

@@ -20,8 +20,8 @@ from diptych.evaluation.image_metrics import (
     mmd,
     precision_recall,
     resampled,
+    share,
     squared_mmd,
-    wilson,
 )
 from diptych.evaluation.image_quality import ImageQuality, image_quality, nearest_distances
 
@@ -151,7 +151,7 @@ def test_a_collapsed_sample_is_precise_and_covers_little() -> None:
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 10), (3, 10), (10, 10), (477, 500)])
 def test_wilsons_interval_ends_where_the_score_test_does(successes: int, count: int) -> None:
-    found = wilson(successes, count)
+    found = share(successes, count)
     assert found.value == successes / count
     for end in (found.low, found.high):
         if 0.0 < end < 1.0:  # the defining equation: (share - p)^2 = z^2 p (1 - p) / n

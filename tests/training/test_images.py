@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from diptych.checkpoints.image_model import open_image_model
-from diptych.core.config import DataConfig, OptimConfig, RunConfig, TrainConfig, TransformerConfig
+from diptych.core.config import RunConfig
 from diptych.core.diffusion_config import PatchConfig
 from diptych.core.recipe import save_toml
 from diptych.training.run import train
 
+from ..image_runs import tiny_image_run
 from .conftest import changed, losses, start
 
 Tiny = Callable[..., RunConfig]
@@ -24,33 +25,10 @@ Tiny = Callable[..., RunConfig]
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
-    """A recipe of a few seconds, on stripes and squares."""
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 2, 80)
-    images = generator.integers(0, 60, (80, 4, 4))
-    images[labels == 0, :2] += 180
-    images[labels == 1, :, :2] += 180
-    np.savez(tmp_path / "images.npz", image=images.astype(np.uint8), label=labels)
+    """A recipe of a few seconds whose keys can be changed: tiny(out="x", **{"train.steps": 3})."""
 
     def make(out: str = "run", **changes: Any) -> RunConfig:
-        run = RunConfig(
-            out=str(tmp_path / out),
-            objective="gaussian",
-            model=TransformerConfig(d_model=16, n_layers=2, n_heads=2, position="learned", patches=PatchConfig(size=2)),
-            data=DataConfig(format="images", source=(str(tmp_path / "images.npz"),), heldout_fraction=0.2),
-            optim=OptimConfig(lr=3e-3, warmup_steps=2),
-            train=TrainConfig(
-                steps=12,
-                batch_size=8,
-                eval_every=4,
-                eval_sequences=8,
-                save_every=3,
-                compile="off",
-                dtype="float32",
-                ema_lengths=(0.1, 0.2),
-            ),
-        )
-        return changed(run, **changes)
+        return changed(tiny_image_run(tmp_path, tmp_path / out, count=80, heldout=0.2, lr=3e-3), **changes)
 
     return make
 

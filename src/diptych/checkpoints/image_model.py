@@ -15,7 +15,7 @@ from diptych.checkpoints.run_folder import load_network, load_recipe
 from diptych.core.config import RunConfig, TransformerConfig
 from diptych.data.images import ImageSet, load_images
 from diptych.diffusion.denoiser import NetworkDenoiser
-from diptych.diffusion.parameterization import Parameterization
+from diptych.diffusion.parameterization import build_parameterization
 from diptych.models.diffusion_transformer import DiffusionTransformer
 from diptych.nn.masks import Full
 
@@ -41,9 +41,7 @@ class OpenedImageModel:
 
     def denoiser(self, labels: Int[Tensor, " b"] | None) -> NetworkDenoiser:
         """The denoiser of images of these classes, `len(classes)` for none in particular; None: of all."""
-        config = self.run.diffusion
-        parameterization = Parameterization(config.parameterization, config.sigma_data)
-        return NetworkDenoiser(self.model, parameterization, Full(), labels)
+        return NetworkDenoiser(self.model, build_parameterization(self.run.diffusion), Full(), labels)
 
 
 def open_image_model(path: Path, *, device: torch.device | str = "cpu") -> OpenedImageModel:
@@ -59,6 +57,12 @@ def open_image_model(path: Path, *, device: torch.device | str = "cpu") -> Opene
     if len(classes) != (patches.n_classes or 0):
         raise ValueError(f"{path}: its data has {len(images.classes)} classes, its network {patches.n_classes}")
     return OpenedImageModel(model=model, run=load_recipe(path), levels=images.levels, classes=classes)
+
+
+def images_of_run(path: Path) -> tuple[ImageSet, ImageSet]:
+    """The images that a run learnt from, and those that it held out. Raises FileNotFoundError where it kept none,
+    ValueError for damaged ones."""
+    return load_images(path / "data" / "train"), load_images(path / "data" / "heldout")
 
 
 def fit_images(config: TransformerConfig, images: ImageSet) -> TransformerConfig:

@@ -55,7 +55,7 @@ def load_model(
         raise ValueError(f"{path} makes images and knows no text; use diptych generate or diptych evaluate")
     tokenizer = load_tokenizer(path / TOKENIZER)
     check_vocabulary(config, tokenizer, path)
-    model = load_network(path, device=device, dtype=dtype)
+    model = _filled(path, config, device, dtype)
     assert not isinstance(model, DiffusionTransformer), "only a network over patches is one"
     return model, tokenizer
 
@@ -63,7 +63,10 @@ def load_model(
 def load_network(path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
     """The best weights of a run folder, ready for use. Raises FileNotFoundError for a missing part, ValueError for a
     damaged one."""
-    config = load_config(path)
+    return _filled(path, load_config(path), device, dtype)
+
+
+def _filled(path: Path, config: TransformerConfig, device: torch.device | str, dtype: torch.dtype) -> Network:
     if not (path / WEIGHTS).is_file():
         raise FileNotFoundError(f"{path} holds no {WEIGHTS} yet; let its training reach a first score or its end")
     tensors = read_header(path / WEIGHTS)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -76,27 +76,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _quality(options: Options, opened: OpenedImageModel, on_event: Handler) -> ImageQuality:
+    from diptych.checkpoints.image_model import images_of_run
     from diptych.core.random import Rng
-    from diptych.data.images import load_images
     from diptych.evaluation.image_quality import image_quality
-    from diptych.evaluation.image_samples import Guidance, ImageDrawer, labels_in_turn
-    from diptych.samplers.gaussian import GaussianSampler
-    from diptych.samplers.solvers import SolverName
+    from diptych.evaluation.image_samples import Guidance, ImageDrawer, build_sampler, labels_in_turn
 
-    if options.solver not in get_args(SolverName):
-        raise ValueError(f"there is no solver '{options.solver}'; choose one of {', '.join(get_args(SolverName))}")
-    noise = opened.run.diffusion
-    sampler = GaussianSampler(
-        solver=options.solver,  # type: ignore[arg-type]
-        steps=options.steps,
-        sigma_min=noise.sigma_min,
-        sigma_max=noise.sigma_max,
-    )
+    sampler = build_sampler(opened.run.diffusion, options.solver, options.steps)
     drawer = ImageDrawer(opened=opened, sampler=sampler, guidance=Guidance(weight=options.guidance))
     labels = labels_in_turn(opened, options.samples)
     drawn = drawer.draw(labels, options.samples, Rng(options.seed), on_event=on_event)
-    folder = Path(options.model) / "data"
-    return image_quality(drawn, load_images(folder / "train"), load_images(folder / "heldout"), options.seed, on_event)
+    return image_quality(drawn, *images_of_run(Path(options.model)), options.seed, on_event)
 
 
 def _scores(options: Options, opened: OpenedImageModel, on_event: Handler) -> tuple[ImageScore, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diptych.checkpoints.image_model import OpenedImageModel
-    from diptych.core.events import Handler
+    from diptych.core.types import Frame
     from diptych.data.images import ImageSet
     from diptych.evaluation.image_samples import ImageDrawer
 
@@ -89,9 +89,15 @@ def main(arguments: list[str]) -> int:
     drawer = _drawer(options)
     labels = _labels(options, drawer.opened)
     with ConsoleHandler() as console:
-        images = drawer.draw(labels, options.samples, Rng(options.seed), on_event=console)
+        frames: list[ImageSet] = []
+
+        def keep(first: int, frame: Frame) -> None:
+            if first == 0:
+                frames.append(_shown(frame, drawer.opened.levels))
+
+        images = drawer.draw(labels, options.samples, Rng(options.seed), on_frame=keep, on_event=console)
         save_grid(images, out)
-        save_animation(_frames(options, drawer, labels, console), animation)
+        save_animation(frames, animation)
     print(out)
     print(animation)
     return 0
@@ -99,23 +105,12 @@ def main(arguments: list[str]) -> int:
 
 def _drawer(options: Options) -> ImageDrawer:
     from diptych.checkpoints.image_model import open_image_model
-    from diptych.diffusion.schedules import build_schedule
-    from diptych.evaluation.image_samples import Guidance, ImageDrawer
-    from diptych.samplers.gaussian import GaussianSampler
+    from diptych.evaluation.image_samples import Guidance, ImageDrawer, build_sampler
     from diptych.training.distributed import choose_device
 
     device = choose_device(options.device)
     opened = open_image_model(Path(options.model), device=device)
-    noise = opened.run.diffusion
-    sampler = GaussianSampler(
-        solver=options.solver,  # type: ignore[arg-type]
-        steps=options.steps,
-        grid=options.grid,
-        schedule=build_schedule(noise) if options.grid == "time" else None,
-        sigma_min=noise.sigma_min,
-        sigma_max=noise.sigma_max,
-        s_churn=options.churn,
-    )
+    sampler = build_sampler(opened.run.diffusion, options.solver, options.steps, grid=options.grid, churn=options.churn)
     weak = None if options.guide is None else open_image_model(Path(options.guide), device=device)
     guidance = Guidance(weight=options.guidance, interval=options.guidance_interval, weak=weak)
     return ImageDrawer(opened=opened, sampler=sampler, guidance=guidance)
@@ -138,24 +133,9 @@ def _labels(options: Options, opened: OpenedImageModel) -> Int[Tensor, " n"] | N
     return torch.tensor(numbers)[torch.arange(options.samples) % len(numbers)]
 
 
-def _frames(
-    options: Options, drawer: ImageDrawer, labels: Int[Tensor, " n"] | None, on_event: Handler
-) -> list[ImageSet]:
-    """What each step believed the first images to be, and at last the images; they are the same as in the picture."""
-    import torch
-
-    from diptych.core.events import Progressed
-    from diptych.core.random import Rng
+def _shown(frame: Frame, levels: int) -> ImageSet:
+    """What a step believed the first images to be; at last the images."""
     from diptych.data.images import ImageSet, to_levels
 
-    device = next(drawer.opened.model.parameters()).device
-    ids = torch.arange(min(options.samples, ANIMATED), device=device)
-    asked = None if labels is None else labels.to(device)[ids]
-    frames = []
-    for frame in drawer.frames(asked, ids, Rng(options.seed)):
-        last = frame.step + 1 == frame.of
-        shown = frame.state if last else frame.info["denoised"]
-        pixels = np.asarray(to_levels(shown, drawer.opened.levels).cpu())
-        frames.append(ImageSet(pixels=pixels, levels=drawer.opened.levels))
-        on_event(Progressed(what="animating", done=frame.step + 1, total=frame.of, unit="steps"))
-    return frames
+    x = frame.state if frame.step + 1 == frame.of else frame.info["denoised"]
+    return ImageSet(pixels=np.asarray(to_levels(x[:ANIMATED], levels).cpu()), levels=levels)

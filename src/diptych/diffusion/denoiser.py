@@ -28,6 +28,9 @@ class NetworkDenoiser:
 
     def __call__(self, x: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b ..."]:
         """The mean of the clean image that the network believes in, in the precision of x."""
+        return self.parameterization.denoised(self.output(x, sigma).to(x.dtype), x, sigma)
+
+    def output(self, x: Float[Tensor, "b ..."], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b ..."]:
+        """F, the network's own output."""
         into = self.parameterization.coefficients(column(sigma, x)).into
-        output = self.model((into * x).float(), mask=self.mask, time=sigma.log() / 4, cond=self.labels)
-        return self.parameterization.denoised(output.to(x.dtype), x, sigma)
+        return self.model((into * x).float(), mask=self.mask, time=sigma.log() / 4, cond=self.labels)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diptych.core.diffusion_config import ParameterizationName
+from diptych.core.diffusion_config import DiffusionConfig, ParameterizationName
 
 
 class Coefficients(NamedTuple):
@@ -66,6 +66,11 @@ class Parameterization:
         """F, of which `denoised` makes D: what the network should give where D is known, its target where D = x_0."""
         skip, out, _ = self.coefficients(column(sigma, x))
         return (denoised - skip * x) / out
+
+
+def build_parameterization(config: DiffusionConfig) -> Parameterization:
+    """The parameterization of a configuration."""
+    return Parameterization(config.parameterization, config.sigma_data)
 
 
 def column(sigma: Float[Tensor, " b"], x: Float[Tensor, "b ..."]) -> Tensor:

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diptych.checkpoints.image_model import OpenedImageModel
+from diptych.checkpoints.image_model import OpenedImageModel, images_of_run
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.random import Rng
-from diptych.core.types import Batch, Denoiser, Likelihood
-from diptych.data.images import ImageStream, load_images
+from diptych.core.types import Denoiser, Likelihood
+from diptych.data.images import ImageStream
 from diptych.objectives.gaussian import GaussianDiffusion
 
 _RHO = 7.0
@@ -162,17 +162,13 @@ def heldout_scores(
     on_event: Handler = ignore,
 ) -> tuple[ImageScore, ImageScore]:
     """Likelihood of the first `count` held-out images of a run, each dequantized once: by the flow and by the bound."""
-    images, run = load_images(folder / "data" / "heldout"), opened.run
-    n, rng, device = min(count, len(images)), Rng(seed), next(opened.model.parameters()).device
-    stream = ImageStream(images, shuffle=False)
+    run, (_, heldout) = opened.run, images_of_run(folder)
+    n, rng, device = min(count, len(heldout)), Rng(seed), next(opened.model.parameters()).device
+    whole = ImageStream(heldout, shuffle=False).batch(0, n).to(device)
     objective = GaussianDiffusion(replace(run.diffusion, dequantize=True), opened.levels, len(opened.classes))
 
-    def batch(part: slice) -> Batch:
-        rows = torch.arange(n)[part]
-        return stream.batch(0, n).rows(int(rows[0]), int(rows[-1]) + 1).to(device)
-
     def by_flow(part: slice) -> Likelihood:
-        some = batch(part)
+        some = whole.rows(part.start, part.stop)
         denoiser = opened.denoiser(some.cond if opened.classes else None)
         return flow_likelihood(
             denoiser,
@@ -187,7 +183,7 @@ def heldout_scores(
 
     def by_bound(part: slice) -> Likelihood:
         with torch.inference_mode():
-            return objective.likelihood(opened.model, batch(part), rng)
+            return objective.likelihood(opened.model, whole.rows(part.start, part.stop), rng)
 
     flow, bound = (in_batches(score, n, on_event=on_event) for score in (by_flow, by_bound))
     return image_score(flow, opened.levels), image_score(bound, opened.levels)

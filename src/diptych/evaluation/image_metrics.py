@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.evaluation.intervals import Z, wilson
+
 Points = NDArray[np.float64]
 """A sample (n, d)."""
-
-Z: Final = 1.959963984540054
-"""Where the normal distribution leaves 2.5 percent above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +28,10 @@ class Estimate:
     high: float
 
 
-def wilson(successes: int, count: int) -> Estimate:
-    """A share and its score interval (Wilson 1927), which is right for shares near 0 and 1 too."""
-    share, z2 = successes / count, Z * Z
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    # At the ends, where rounding could leave the share outside its own interval, the bounds are exact.
-    low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
-    return Estimate(value=share, low=low, high=high)
+def share(successes: int, count: int) -> Estimate:
+    """A share and its interval (Wilson 1927)."""
+    low, high = wilson(successes, count)
+    return Estimate(value=successes / count, low=low, high=high)
 
 
 def frechet_distance(first: Points, second: Points) -> float:
@@ -125,7 +119,7 @@ def precision_recall(real: Points, made: Points, neighbours: int = 3) -> tuple[E
     distances = squared_distances(real, made)
     precise = (distances <= _radii(real, neighbours)[:, None]).any(0)
     recalled = (distances <= _radii(made, neighbours)[None]).any(1)
-    return wilson(int(precise.sum()), len(made)), wilson(int(recalled.sum()), len(real))
+    return share(int(precise.sum()), len(made)), share(int(recalled.sum()), len(real))
 
 
 def density_coverage(real: Points, made: Points, neighbours: int = 5) -> tuple[Estimate, Estimate]:
@@ -141,7 +135,7 @@ def density_coverage(real: Points, made: Points, neighbours: int = 5) -> tuple[E
     density = float(counts.mean())
     return (
         Estimate(value=density, low=max(0.0, density - error), high=density + error),
-        wilson(int(inside.any(1).sum()), len(real)),
+        share(int(inside.any(1).sum()), len(real)),
     )
 
 

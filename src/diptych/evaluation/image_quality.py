@@ -25,7 +25,7 @@ from diptych.evaluation.image_metrics import (
     mmd,
     precision_recall,
     resampled,
-    wilson,
+    share,
 )
 
 MOST: Final = 2000
@@ -148,7 +148,7 @@ def _side(
         "coverage": coverage,
     }
     if isinstance(features, ClassifierFeatures) and whole.labels is not None:
-        found["accuracy"] = wilson(int((features.classes(whole) == whole.labels).sum()), len(whole))
+        found["accuracy"] = share(int((features.classes(whole) == whole.labels).sum()), len(whole))
     found["nearest"] = resampled(nearest_distances(some, train), np.median, _generator(seed, "nearest"))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -12,12 +12,30 @@ from jaxtyping import Int
 from torch import Tensor
 
 from diptych.checkpoints.image_model import OpenedImageModel
+from diptych.core.diffusion_config import DiffusionConfig
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.random import Rng
 from diptych.core.types import Denoiser, Frame
 from diptych.data.images import ImageSet, to_levels
-from diptych.samplers.gaussian import GaussianSampler, ImageRequest
+from diptych.diffusion.schedules import build_schedule
+from diptych.samplers.gaussian import GaussianSampler, GridName, ImageRequest
 from diptych.samplers.guidance import Guided
+
+
+def build_sampler(
+    config: DiffusionConfig, solver: str, steps: int, *, grid: GridName = "karras", churn: float = 0.0
+) -> GaussianSampler:
+    """A sampler between the noise levels that a network learnt. Raises ValueError for an unknown solver, and for
+    choices that contradict each other."""
+    return GaussianSampler(
+        solver=solver,  # type: ignore[arg-type]  # names are checked there
+        steps=steps,
+        grid=grid,
+        schedule=build_schedule(config) if grid == "time" else None,
+        sigma_min=config.sigma_min,
+        sigma_max=config.sigma_max,
+        s_churn=churn,
+    )
 
 
 @final
@@ -63,14 +81,26 @@ class ImageDrawer:
         return self.sampler.sample(self.denoiser(labels), request, rng)
 
     def draw(
-        self, labels: Int[Tensor, " n"] | None, n: int, rng: Rng, *, batch_size: int = 256, on_event: Handler = ignore
+        self,
+        labels: Int[Tensor, " n"] | None,
+        n: int,
+        rng: Rng,
+        *,
+        batch_size: int = 256,
+        on_frame: Callable[[int, Frame], None] | None = None,
+        on_event: Handler = ignore,
     ) -> ImageSet:
-        """`n` images of these classes, in whole levels. The same seed draws the same images in batches of any size."""
+        """`n` images of these classes, in whole levels. The same seed draws the same images in batches of any size.
+
+        on_frame: is shown each step of each batch, and the number of the batch's first image.
+        """
         device, drawn = next(self.opened.model.parameters()).device, []
         for start in range(0, n, batch_size):
             ids = torch.arange(start, min(n, start + batch_size), device=device)
             asked = None if labels is None else labels.to(device)[ids]
             for frame in self.frames(asked, ids, rng):
+                if on_frame is not None:
+                    on_frame(start, frame)
                 done = start + len(ids) * (frame.step + 1) / frame.of
                 on_event(Progressed(what="drawing images", done=int(done), total=n, unit="images"))
             drawn.append(to_levels(frame.state, self.opened.levels).cpu().numpy())

@@ -18,20 +18,12 @@ from diptych.core.config import TransformerConfig
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.types import TokenPredictor
 from diptych.data.recall import RecallDocuments, RecallStream
+from diptych.evaluation.intervals import wilson
 from diptych.nn.embedding import unembed
 from diptych.nn.masks import Causal
 
 MOST_BINS = 10
 """Ranges of distance that a table or drawing shows at most."""
-
-_Z = 1.959963984540054
-"""A standard normal variable lies within +- this with a probability of 95 %."""
-
-
-def _wilson(share: float, n: int) -> tuple[float, float]:
-    centre, spread = share + _Z**2 / (2 * n), _Z * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5
-    return (centre - spread) / (1 + _Z**2 / n), (centre + spread) / (1 + _Z**2 / n)
-
 
 Guesser = Callable[[RecallDocuments], Int[Tensor, "b q"]]
 """Whatever answers the questions of documents: a token a question."""
@@ -54,10 +46,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy (Wilson 1927), as if the questions of a document were independent."""
-        if not self.count:
-            return 0.0, 1.0
-        low, high = _wilson(self.accuracy, self.count)
-        return low if self.right else 0.0, high if self.right < self.count else 1.0
+        return wilson(self.right, self.count)
 
 
 @dataclass(frozen=True, kw_only=True)

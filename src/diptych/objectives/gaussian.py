@@ -19,7 +19,7 @@ from diptych.core.random import Rng
 from diptych.core.types import Batch, Likelihood, Loss, Predictor
 from diptych.diffusion.bound import variational_bound
 from diptych.diffusion.denoiser import NetworkDenoiser
-from diptych.diffusion.parameterization import Parameterization, column
+from diptych.diffusion.parameterization import Parameterization, build_parameterization, column
 from diptych.diffusion.schedules import Schedule, build_schedule
 from diptych.diffusion.weighting import loss_weight
 from diptych.nn.masks import Full
@@ -38,7 +38,7 @@ class GaussianDiffusion:
     @property
     def parameterization(self) -> Parameterization:
         """What the network's output means."""
-        return Parameterization(self.config.parameterization, self.config.sigma_data)
+        return build_parameterization(self.config)
 
     def loss(self, model: Predictor, batch: Batch, rng: Rng) -> Loss:
         """w(sigma) |D - x_0|^2, summed over the numbers of all images; its terms are those numbers.
@@ -49,25 +49,18 @@ class GaussianDiffusion:
         sigma, slope = self._levels(build_schedule(self.config), rng.uniform("time", ids))
         noise = rng.normal("noise", ids, *x_0.shape[1:])
         x = x_0 + column(sigma, x_0) * noise
-        parameterization = self.parameterization
-        coefficients = parameterization.coefficients(column(sigma, x))
-        target = parameterization.output(x_0, x, sigma)
-        output = model(
-            (coefficients.into * x).float(),
-            mask=Full(),
-            time=(sigma.log() / 4).float(),
-            cond=self._told(batch.cond, ids, rng),
-        )
+        denoiser = self._denoiser(model, self._told(batch.cond, ids, rng))
+        output, target = denoiser.output(x, sigma), self.parameterization.output(x_0, x, sigma)
         # w |D - x_0|^2 in terms of the network's own output, which is of unit size where D - x_0 is tiny.
-        weight = loss_weight(self.config, parameterization, sigma, slope) * coefficients.out.flatten().square()
+        scale = self.parameterization.coefficients(sigma).out
+        weight = loss_weight(self.config, self.parameterization, sigma, slope) * scale.square()
         error = (output.float() - target.float()).square()
         return Loss(total=(column(weight.float(), x) * error).sum(), count=x_0.numel())
 
     def likelihood(self, model: Predictor, batch: Batch, rng: Rng) -> Likelihood:
         """The variational bound on -log p(x_0) in nats, of dequantized images (Kingma et al. 2021)."""
         x_0 = self.spread(batch, rng)
-        labels = self._told(batch.cond, batch.sample_ids, None)
-        denoiser = NetworkDenoiser(model, self.parameterization, Full(), labels)
+        denoiser = self._denoiser(model, self._told(batch.cond, batch.sample_ids, None))
         return variational_bound(
             denoiser, x_0, batch.sample_ids, rng, sigma_min=self.config.sigma_min, sigma_max=self.config.sigma_max
         )
@@ -78,6 +71,9 @@ class GaussianDiffusion:
         if not self.config.dequantize:
             return x
         return x + (rng.uniform("dequantization", batch.sample_ids, *x.shape[1:]) - 0.5) * (2.0 / self.levels)
+
+    def _denoiser(self, model: Predictor, labels: Tensor | None) -> NetworkDenoiser:
+        return NetworkDenoiser(model, self.parameterization, Full(), labels)
 
     def _levels(self, schedule: Schedule, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """sigma, and d ln sigma / du of u, uniform in (0, 1), that spans the times between the least and most noise."""

@@ -19,6 +19,7 @@ from diptych.core.random import Rng
 from diptych.core.types import Denoiser
 from diptych.data.images import ImageSet
 from diptych.diffusion.exact import EmpiricalData, GaussianData
+from diptych.diffusion.grids import uniform_time
 from diptych.diffusion.parameterization import column
 from diptych.diffusion.schedules import Cosine, LogNormal, Schedule, StraightPath, VPLinear, build_schedule
 from diptych.report.plots import PALETTE, style
@@ -64,23 +65,19 @@ def level_loss(
     known, held = train.floats().double(), heldout.take(slice(0, n_images)).floats().double()
     flat = known.flatten(1)
     covariance = torch.cov(flat.T) + 1e-6 * torch.eye(flat.shape[1], dtype=torch.float64)
-    gaussian = GaussianData(flat.mean(0), covariance=covariance)
-    memory = EmpiricalData(flat)
+    gaussian, memory = GaussianData(known.mean(0), covariance=covariance), EmpiricalData(known)
     labels = None
     if opened.classes and heldout.labels is not None:
         labels = torch.from_numpy(np.asarray(heldout.labels[:n_images])).to(device)
     network = opened.denoiser(labels)
 
-    def flatly(denoiser: Denoiser) -> Denoiser:
-        return lambda x, sigma: denoiser(x.flatten(1), sigma).view_as(x)
-
     found: dict[str, list[float]] = {"network": [], "linear": [], "memory": [], "floor": []}
     for index, sigma in enumerate(sigmas):
         rng = Rng(seed).fold("level", index)
         found["network"].append(_error(network, held.to(device), float(sigma), rng))
-        found["linear"].append(_error(flatly(gaussian), held, float(sigma), rng))
-        found["memory"].append(_error(flatly(memory), held, float(sigma), rng))
-        found["floor"].append(_error(flatly(memory), known[:n_images], float(sigma), rng))
+        found["linear"].append(_error(gaussian, held, float(sigma), rng))
+        found["memory"].append(_error(memory, held, float(sigma), rng))
+        found["floor"].append(_error(memory, known[:n_images], float(sigma), rng))
         on_event(Progressed(what="denoising", done=index + 1, total=levels, unit="noise levels"))
     return LevelLoss(
         sigmas=tuple(float(sigma) for sigma in sigmas), **{name: tuple(values) for name, values in found.items()}
@@ -99,9 +96,8 @@ def forward_figure(images: ImageSet, config: DiffusionConfig, *, seed: int = 0, 
     columns, rows = (5, 3) if narrow else (9, 3)
     some = images.take(slice(0, rows)).floats().double()
     schedule = build_schedule(config)
-    times = torch.linspace(0.0, 1.0, columns, dtype=torch.float64)
-    ends = schedule.time(torch.tensor([config.sigma_min, config.sigma_max], dtype=torch.float64).log())
-    sigmas = schedule.log_sigma(ends[0] + (ends[1] - ends[0]) * times).exp()
+    down = uniform_time(schedule, columns - 1, config.sigma_min, config.sigma_max, to_zero=False)
+    sigmas = torch.tensor(down[::-1], dtype=torch.float64)
     noise = Rng(seed).normal("noise", torch.arange(len(some)), *some.shape[1:])
     with style():
         figure = Figure(figsize=(3.9 if narrow else 7.4, 1.6 if narrow else 2.9), layout="constrained")

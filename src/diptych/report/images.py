@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.files import replacing
+from diptych.data.image_canvas import needs_images
 from diptych.data.images import ImageSet
 
 if TYPE_CHECKING:
@@ -80,5 +81,5 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("writing pictures needs pillow; pip install 'diptych[images]'") from None
+        raise needs_images("pictures", "pillow") from None
     return Image

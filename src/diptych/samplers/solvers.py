@@ -43,7 +43,7 @@ SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m
 
 def ancestral(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Steps:
     """DDPM (Ho et al. 2020, algorithm 2) with the posterior's variance: x_s is drawn from q(x_s | x_t, x_0 = D)."""
-    for step, (sigma, after) in enumerate(_pairs(sigmas)):
+    for step, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, _level(x, sigma))
         keep = (after / sigma) ** 2
         x = mix(keep, x, (1.0 - keep, denoised)) if after else denoised
@@ -55,7 +55,7 @@ def ancestral(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Nois
 def ddim(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Steps:
     """DDIM (Song et al. 2021, equation 12, eta = 0), which in this frame is Euler's step of dx / d sigma: D is held."""
     del noise
-    for sigma, after in _pairs(sigmas):
+    for sigma, after in pairwise(sigmas):
         denoised = denoise(x, _level(x, sigma))
         x = mix(after / sigma, x, (1.0 - after / sigma, denoised)) if after else denoised
         yield x, denoised
@@ -78,7 +78,7 @@ def heun(
     standard deviation. Two evaluations a step, but one for the step to 0.
     """
     gamma = min(s_churn / (len(sigmas) - 1), math.sqrt(2.0) - 1.0)
-    for step, (sigma, after) in enumerate(_pairs(sigmas)):
+    for step, (sigma, after) in enumerate(pairwise(sigmas)):
         raised = sigma
         if gamma > 0.0 and s_tmin <= sigma <= s_tmax:
             raised = sigma * (1.0 + gamma)
@@ -99,7 +99,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): D at the middle of a step, from this step's and the last one's."""
     del noise
     past = Past(2)
-    for sigma, after in _pairs(sigmas):
+    for sigma, after in pairwise(sigmas):
         denoised = past.add(sigma, denoise(x, _level(x, sigma)))
         x = midpoint(x, past, after) if after else denoised
         yield x, denoised
@@ -108,7 +108,7 @@ def dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise
 def dpmpp_2m_sde(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Steps:
     """SDE-DPM-Solver++ 2M (Lu et al. 2022, appendix): `ancestral` with D at the middle of the step; weak order 2."""
     past = Past(2)
-    for step, (sigma, after) in enumerate(_pairs(sigmas)):
+    for step, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = past.add(sigma, denoise(x, _level(x, sigma)))
         if after:
             fresh = -math.expm1(2.0 * math.log(after / sigma))
@@ -127,7 +127,7 @@ def dpmpp_3m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise
     """
     del noise
     past, first = Past(3), x
-    for step, (sigma, after) in enumerate(_pairs(sigmas)):
+    for step, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = past.add(sigma, denoise(x, _level(x, sigma)))
         if step == 1 and after:
             x = extrapolate(first, past, sigma, start=1)
@@ -154,7 +154,7 @@ def _unipc(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], order: int) ->
     the second-order predictor and the first step's corrector. All others are exact polynomials.
     """
     past, before = Past(order + 1), x
-    for step, (sigma, after) in enumerate(_pairs(sigmas)):
+    for step, (sigma, after) in enumerate(pairwise(sigmas)):
         denoised = past.add(sigma, denoise(x, _level(x, sigma)))
         if not after:
             yield denoised, denoised
@@ -208,10 +208,6 @@ SOLVERS: Mapping[SolverName, Solver] = {
     "unipc_2": Solver(unipc_2, 2),
     "unipc_3": Solver(unipc_3, 3),
 }
-
-
-def _pairs(sigmas: Sequence[float]) -> Iterator[tuple[float, float]]:
-    return pairwise(sigmas)
 
 
 def _level(x: Tensor, sigma: float) -> Float[Tensor, " b"]:

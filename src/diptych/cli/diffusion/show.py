@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Parse, measure, draw."""
     options = parse(Options, arguments, "diffusion show", DESCRIPTION)
     from diptych.core.config import DataConfig
-    from diptych.data.images import load_images, read_images
+    from diptych.data.images import read_images
     from diptych.report import diffusion
     from diptych.report.plots import save_png
 
@@ -51,10 +51,10 @@ def main(arguments: list[str]) -> int:
         if options.model is None:
             train, _ = read_images(DataConfig(format="images", source=(options.data,)), console)
         else:
-            from diptych.checkpoints.image_model import open_image_model
+            from diptych.checkpoints.image_model import images_of_run, open_image_model
 
             opened = open_image_model(options.model)
-            train, heldout = (load_images(options.model / "data" / side) for side in ("train", "heldout"))
+            train, heldout = images_of_run(options.model)
             config = opened.run.diffusion
             loss = diffusion.level_loss(opened, train, heldout, seed=options.seed, on_event=console)
     figures = {
