@@ -19,7 +19,8 @@ TOKENIZERS = (ROOT / "docs" / "tokenizers.md").read_text()
 TRANSFORMERS = (ROOT / "docs" / "transformers.md").read_text()
 STABILITY = (ROOT / "docs" / "stability.md").read_text()
 ATTENTION = (ROOT / "docs" / "attention.md").read_text()
-DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION
+DIFFUSION = (ROOT / "docs" / "diffusion.md").read_text()
+DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION
 CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 
