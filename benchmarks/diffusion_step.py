@@ -141,8 +141,7 @@ def main() -> None:
     results = {
         size: measure(shape, options.device, getattr(torch, name), options.rounds) for size, shape in SIZES.items()
     }
-    suffix = "" if options.device == "cpu" else f"-{options.device}"
-    write(f"diffusion_step{suffix}", {"rounds": options.rounds, "precision": name, **results})
+    write(f"diffusion_step-{options.device}-{name}", {"rounds": options.rounds, "precision": name, **results})
 
 
 if __name__ == "__main__":
