@@ -60,6 +60,7 @@ def start() -> Tensor:
 
 @pytest.mark.parametrize(("name", "order"), [
     ("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("dpmpp_3m", 3), ("unipc_2", 3), ("unipc_3", 4),
+    ("abm_2", 3), ("abm_3", 4),
 ])  # fmt: skip
 def test_order_of_convergence(name: SolverName, order: int) -> None:
     """From sigma 10 to 0.1, where the first step matters. UniPC's corrector gains one order on its name."""
@@ -72,6 +73,20 @@ def test_order_of_convergence(name: SolverName, order: int) -> None:
     measured = orders(error, (64, 128, 256))
     assert measured == pytest.approx([order] * 2, abs=0.12)
     assert SOLVERS[name].order <= order
+
+
+@pytest.mark.parametrize("name", ["abm_2", "abm_3"])
+def test_angle_is_exact_on_data_of_its_own_deviation(name: SolverName) -> None:
+    """On N(0, sigma_data^2) the equation over the angle stands still: 3 steps go from sigma 80 to 0 without error."""
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return x * (0.49 / (0.49 + sigma[:, None] ** 2))
+
+    sampler = GaussianSampler(solver=name, steps=3, sigma_data=0.7, dtype=torch.float64)
+    request = ImageRequest(shape=(3,), sample_ids=torch.arange(4))
+    x = Rng(0).fold("start").normal("noise", request.sample_ids, 3) * 80.0
+    *_, frame = sampler.sample(denoise, request, Rng(0))
+    torch.testing.assert_close(frame.state, x * 0.7 / math.hypot(0.7, 80.0), rtol=1e-12, atol=0.0)
 
 
 def moments(run: Any, sigmas: list[float], offset: float) -> tuple[Tensor, Tensor]:
@@ -119,9 +134,10 @@ def test_churn_keeps_the_distribution_at_second_order() -> None:
 
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_moments_of_the_data_on_the_usual_grid(name: SolverName) -> None:
-    """Every solver, from sigma 80 to 0: the data's mean and variance, to 1 % in 200 steps (order 1: 10 %)."""
+    """Every solver, from sigma 80 to 0: the data's mean and variance, to 1 % in 200 steps (order 1: 10 %). A mean that D
+    is all the way is kept exactly by all but those that follow the angle, where it is a sine."""
     mean, variance = moments(SOLVERS[name].run, karras(200), 0.0)
-    torch.testing.assert_close(mean, MEAN)
+    torch.testing.assert_close(mean, MEAN, rtol=0.0, atol=1e-5 if name.startswith("abm") else 1e-7)
     torch.testing.assert_close(variance, VARIANCE, rtol=0.1 if SOLVERS[name].order == 1 else 0.01, atol=0.0)
 
 
@@ -155,7 +171,7 @@ def test_calls_and_last_step(name: SolverName, to_zero: bool) -> None:
     assert len(frames) == 6
     assert len(calls) == SOLVERS[name].evaluations(6, to_zero=to_zero)
     assert torch.equal(before, start())
-    assert torch.equal(*frames[-1]) == to_zero
+    assert torch.equal(*frames[-1]) == (to_zero and not name.startswith("abm"))
     assert len({x.data_ptr() for x, _ in frames}) == 6  # no state is overwritten by a later one
 
 

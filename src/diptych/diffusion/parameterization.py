@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from diptych.core.diffusion_config import DiffusionConfig, ParameterizationName
@@ -73,9 +73,9 @@ def build_parameterization(config: DiffusionConfig) -> Parameterization:
     return Parameterization(config.parameterization, config.sigma_data)
 
 
-def column(sigma: Float[Tensor, " b"], x: Float[Tensor, "b ..."]) -> Tensor:
-    """sigma for broadcasting against x."""
-    return sigma.view(-1, *(1,) * (x.dim() - 1))
+def column(values: Shaped[Tensor, " b"], x: Shaped[Tensor, "b ..."]) -> Tensor:
+    """A value for each row of x, (b, 1, ...), for broadcasting against it."""
+    return values.view(-1, *(1,) * (x.dim() - 1))
 
 
 def convert(

@@ -35,6 +35,7 @@ def build_sampler(
         sigma_min=config.sigma_min,
         sigma_max=config.sigma_max,
         s_churn=churn,
+        sigma_data=config.sigma_data,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -23,6 +23,7 @@ from diptych.diffusion.grids import uniform_time
 from diptych.diffusion.parameterization import column
 from diptych.diffusion.schedules import Cosine, LogNormal, Schedule, StraightPath, VPLinear, build_schedule
 from diptych.report.plots import PALETTE, style
+from diptych.report.results import LevelLoss
 
 SCHEDULES: dict[str, Schedule] = {
     "linear": VPLinear(),
@@ -31,21 +32,6 @@ SCHEDULES: dict[str, Schedule] = {
     "straight path": StraightPath(),
 }
 _COLOURS = ("model", "second", "ink", "muted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LevelLoss:
-    """Mean square error a pixel of denoisers at noise levels, and the least that any denoiser can have of them."""
-
-    sigmas: tuple[float, ...]
-    network: tuple[float, ...]
-    """On held-out images."""
-    linear: tuple[float, ...]
-    """The best linear denoiser, that of a Gaussian with the training images' mean and covariance, on the same."""
-    memory: tuple[float, ...]
-    """The exact denoiser of the training images, which knows them by heart, on the same held-out images."""
-    floor: tuple[float, ...]
-    """The same exact denoiser on the training images themselves: the Bayes-optimal loss in training."""
 
 
 def level_loss(
@@ -91,23 +77,35 @@ def _error(denoiser: Denoiser, x_0: Tensor, sigma: float, rng: Rng) -> float:
     return float((denoiser(x, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)) - x_0).square().mean())
 
 
-def forward_figure(images: ImageSet, config: DiffusionConfig, *, seed: int = 0, narrow: bool = False) -> Figure:
-    """Images under growing noise, scaled as the schedule's own process does: z = alpha (x + sigma eps)."""
-    columns, rows = (5, 3) if narrow else (9, 3)
-    some = images.take(slice(0, rows)).floats().double()
+def forward_process(
+    images: ImageSet, config: DiffusionConfig, *, columns: int, seed: int = 0
+) -> tuple[Float[Tensor, " s"], Float[Tensor, "s n c h w"]]:
+    """Noise levels, even in the schedule's time, and the images under them as its own process scales them:
+    z = alpha (x + sigma eps), each with the same noise at all levels, brought to a range that the eye can see."""
+    x = images.floats().double()
     schedule = build_schedule(config)
     down = uniform_time(schedule, columns - 1, config.sigma_min, config.sigma_max, to_zero=False)
     sigmas = torch.tensor(down[::-1], dtype=torch.float64)
-    noise = Rng(seed).normal("noise", torch.arange(len(some)), *some.shape[1:])
+    noise = Rng(seed).normal("noise", torch.arange(len(x)), *x.shape[1:])
+    return sigmas, torch.stack([seen(schedule.alpha(sigma) * (x + sigma * noise)) for sigma in sigmas])
+
+
+def seen(z: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+    """Each example divided by its root mean square where that exceeds 1: of a process that does not scale the signal
+    the eye sees something only then."""
+    return z / column(torch.sqrt(z.square().flatten(1).mean(1)).clamp(min=1.0), z)
+
+
+def forward_figure(images: ImageSet, config: DiffusionConfig, *, seed: int = 0, narrow: bool = False) -> Figure:
+    """Three images in the course of `forward_process`."""
+    columns, rows = (5, 3) if narrow else (9, 3)
+    sigmas, noisy = forward_process(images.take(slice(0, rows)), config, columns=columns, seed=seed)
     with style():
         figure = Figure(figsize=(3.9 if narrow else 7.4, 1.6 if narrow else 2.9), layout="constrained")
-        cells = figure.subplots(len(some), columns, squeeze=False)
-        for column_index, sigma in enumerate(sigmas):
-            z = schedule.alpha(sigma) * (some + sigma * noise)
-            # Of a process that does not scale the signal the eye sees something only if the picture is scaled.
-            z = z / column(torch.sqrt(z.square().flatten(1).mean(1)).clamp(min=1.0), z)
-            for row in range(len(some)):
-                _image(cells[row][column_index], z[row])
+        cells = figure.subplots(noisy.shape[1], columns, squeeze=False)
+        for column_index, (sigma, z) in enumerate(zip(sigmas, noisy, strict=True)):
+            for row, one in enumerate(z):
+                _image(cells[row][column_index], one)
             cells[0][column_index].set_title(f"{float(sigma):.2g}", color=PALETTE["muted"], fontsize=8)
         figure.supxlabel("noise level sigma, from the image to nothing but noise", color=PALETTE["muted"], fontsize=9)
     return figure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +39,7 @@ def grid(images: ImageSet, columns: int | None = None) -> NDArray[np.uint8]:
     gap = max(1, scale // 2)
     high, wide = height * scale + gap, width * scale + gap
     canvas = np.full((rows * high + gap, columns * wide + gap, 3), BACKGROUND, np.uint8)
-    shown = np.rint(np.asarray(images.pixels, np.float64) * (255.0 / (images.levels - 1))).astype(np.uint8)
-    for index, image in enumerate(shown):
+    for index, image in enumerate(_bytes(images)):
         top, left = gap + index // columns * high, gap + index % columns * wide
         colour = np.repeat(image, 3, axis=0) if channels == 1 else image[:3]
         large = colour.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
@@ -51,6 +52,16 @@ def save_grid(images: ImageSet, path: Path, columns: int | None = None) -> None:
     picture = _pillow().fromarray(grid(images, columns))
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def encoded(images: ImageSet) -> tuple[str, ...]:
+    """Each image as PNG in base64, a pixel a pixel, so that a page can hold it."""
+    module, found = _pillow(), []
+    for image in _bytes(images):
+        stream = io.BytesIO()
+        module.fromarray(image[0] if len(image) == 1 else image[:3].transpose(1, 2, 0)).save(stream, format="PNG")
+        found.append(base64.b64encode(stream.getvalue()).decode("ascii"))
+    return tuple(found)
 
 
 def save_animation(frames: Sequence[ImageSet], path: Path, *, milliseconds: int = 120, hold: int = 2000) -> None:
@@ -75,6 +86,11 @@ def save_animation(frames: Sequence[ImageSet], path: Path, *, milliseconds: int 
             duration=durations,
             loop=0,
         )
+
+
+def _bytes(images: ImageSet) -> NDArray[np.uint8]:
+    """The pixels (n, c, h, w) from 0, the least level, to 255, the most."""
+    return np.rint(np.asarray(images.pixels, np.float64) * (255.0 / (images.levels - 1))).astype(np.uint8)
 
 
 def _pillow() -> Any:

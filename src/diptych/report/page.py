@@ -52,6 +52,8 @@ SECTIONS: Final = (
     Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
     Section("attention", "2.4.2", "Efficient attention and memory", lambda r: r.attention_cost is not None),
     Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
+    Section("forward", "3.1", "The forward process of diffusion", lambda r: r.image_diffusion is not None),
+    Section("backward", "3.2", "The backward process of diffusion", lambda r: r.image_diffusion is not None),
     Section("training", "", "Training", lambda r: bool(r.training)),
     Section("likelihood", "", "Held-out bits per byte", lambda r: r.score is not None or bool(r.yardsticks)),
     Section("method", "", "How this was measured", lambda _: True),
@@ -88,6 +90,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
     """Name and function of every drawing that these results allow."""
     from diptych.report import (
         attention_cost,
+        image_diffusion,
         lengths,
         masks,
         next_token,
@@ -114,6 +117,9 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         yield "recall", recall.review_drawing
     if results.schemes:
         yield "schemes", schemes.drawing
+    if results.image_diffusion:
+        yield "diffusion_schedules", image_diffusion.schedules_drawing
+        yield "diffusion_loss", image_diffusion.loss_drawing
     if results.training:
         yield "training_curve", plots.training_curve
     if results.yardsticks:

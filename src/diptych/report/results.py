@@ -15,6 +15,8 @@ from typing import ClassVar, Literal
 from diptych.core.files import write_text
 from diptych.data.lengths import CorpusLengths
 from diptych.evaluation.attention_cost import CostResult
+from diptych.evaluation.diffusion_likelihood import ImageScore
+from diptych.evaluation.image_quality import ImageQuality
 from diptych.evaluation.mask_work import MaskWork
 from diptych.evaluation.recall import RecallScore
 from diptych.evaluation.stability import StabilityResult
@@ -234,6 +236,61 @@ class RecallResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LevelLoss:
+    """Mean square error a pixel of denoisers at noise levels, and the least that any denoiser can have of them."""
+
+    sigmas: tuple[float, ...]
+    network: tuple[float, ...]
+    """On held-out images."""
+    linear: tuple[float, ...]
+    """The best linear denoiser, that of a Gaussian with the training images' mean and covariance, on the same."""
+    memory: tuple[float, ...]
+    """The exact denoiser of the training images, which knows them by heart, on the same held-out images."""
+    floor: tuple[float, ...]
+    """The same exact denoiser on the training images themselves: the Bayes-optimal loss in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesAtLevel:
+    """What stands at one noise level of a process."""
+
+    sigma: float
+    images: tuple[str, ...]
+    """PNG in base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassImages:
+    """Images that were drawn of one class."""
+
+    name: str
+    images: tuple[str, ...]
+    """PNG in base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDiffusionResult:
+    """A network that learned to denoise images, and the process there and back."""
+
+    parameters: int
+    steps: int
+    train_images: int
+    schedule: str
+    forward: tuple[ImagesAtLevel, ...]
+    """The same real images at growing noise."""
+    loss: LevelLoss
+    solver: str
+    evaluations: int
+    """How often the network is asked for an image."""
+    backward: tuple[ImagesAtLevel, ...]
+    """After each step: of some images first all states, then the clean images that the step believed in."""
+    generated: tuple[ClassImages, ...]
+    quality: ImageQuality
+    bound: ImageScore
+    flow: ImageScore
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewResults:
     """All that one review measured."""
 
@@ -261,6 +318,7 @@ class ReviewResults:
     masks: tuple[MaskWork, ...] = ()
     attention_cost: CostResult | None = None
     recall: tuple[RecallResult, ...] = ()
+    image_diffusion: ImageDiffusionResult | None = None
     training: tuple[CurvePoint, ...] = ()
     heldout: tuple[HeldoutPoint, ...] = ()
     next_token: tuple[NextTokenStep, ...] = ()

@@ -34,6 +34,7 @@ from diptych.evaluation.stability import StabilityResult, review_stability_confi
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
 from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
+from diptych.report.image_diffusion import can_learn_images, image_run, measure_image_diffusion
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
 from diptych.report.recall import measure_recall, recall_run
@@ -202,6 +203,7 @@ class Review:
         masks = self.stage("masks", tuple[MaskWork, ...], self._masks)
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
+        image_diffusion = self._image_diffusion(world)
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
             version=__version__,
@@ -222,6 +224,7 @@ class Review:
             masks=masks,
             attention_cost=attention_cost,
             recall=recall,
+            image_diffusion=image_diffusion,
             training=training,
             heldout=held,
             next_token=next_token,
@@ -295,6 +298,15 @@ class Review:
         run = recall_run(self.out, self.seed, memory=memory)
         name = "recall-memory" if memory else "recall-window"
         return self.stage(name, measured.RecallResult, lambda: measure_recall(run, world, self.on_event))
+
+    def _image_diffusion(self, world: World) -> measured.ImageDiffusionResult | None:
+        if not can_learn_images():
+            self.on_event(Message(text="diffusion of images is left out: it needs pip install 'diptych[images]'"))
+            return None
+        run = image_run(self.out, self.seed)
+        return self.stage(
+            "image-diffusion", measured.ImageDiffusionResult, lambda: measure_image_diffusion(run, world, self.on_event)
+        )
 
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)

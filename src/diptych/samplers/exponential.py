@@ -28,9 +28,13 @@ class Past:
 
     def add(self, sigma: float, denoised: Tensor) -> Tensor:
         """Remember D at a noise level, which is returned, and forget what is older than `length` values."""
-        self.times = [*self.times, -math.log(sigma)][-self.length :]
-        self.values = [*self.values, denoised][-self.length :]
+        self.remember(-math.log(sigma), denoised)
         return denoised
+
+    def remember(self, time: float, value: Tensor) -> None:
+        """Remember a value of whatever time, and forget what is older than `length` values."""
+        self.times = [*self.times, time][-self.length :]
+        self.values = [*self.values, value][-self.length :]
 
     def last(self, count: int) -> Past:
         """The last `count` of them."""
@@ -58,6 +62,15 @@ def extrapolate(x: Tensor, past: Past, after: float, *, start: int = 0) -> Tenso
     return mix(math.exp(-h), x, *zip(adams_weights(nodes, h), past.values, strict=True))
 
 
+def straight(x: Tensor, past: Past, after: float, *, start: int = 0) -> Tensor:
+    """x + int f of the polynomial f through all values, from x's time to `after`; `start`: see `extrapolate`."""
+    now = past.times[-1 - start]
+    h = after - now
+    nodes = [(time - now) / h for time in past.times]
+    weights = lagrange_weights(nodes, [h / (k + 1) for k in range(len(nodes))])
+    return mix(1.0, x, *zip(weights, past.values, strict=True))
+
+
 def midpoint(x: Tensor, past: Past, after: float, *, start: int = 0, decay: float = 1.0) -> Tensor:
     """The step from x to the noise level `after` > 0, with D held at what the last two values say of the step's middle.
 
@@ -75,7 +88,11 @@ def midpoint(x: Tensor, past: Past, after: float, *, start: int = 0, decay: floa
 
 def adams_weights(nodes: Sequence[float], h: float) -> list[float]:
     """int_0^h e^(tau - h) l_j(tau / h) d tau of each Lagrange polynomial l_j of the nodes, which are in units of h."""
-    moments = exponential_moments(h, len(nodes))
+    return lagrange_weights(nodes, exponential_moments(h, len(nodes)))
+
+
+def lagrange_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """A linear functional of each Lagrange polynomial of the nodes, from what it gives for 1, tau, tau^2, ..."""
     weights = []
     for j, node in enumerate(nodes):
         polynomial = [1.0]

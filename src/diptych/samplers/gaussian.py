@@ -20,7 +20,7 @@ from diptych.core.random import Rng
 from diptych.core.types import Denoiser, Frame
 from diptych.diffusion.grids import karras, uniform_log_snr, uniform_time
 from diptych.diffusion.schedules import Schedule
-from diptych.samplers.solvers import SOLVERS, Solver, SolverFunction, SolverName, heun
+from diptych.samplers.solvers import SOLVERS, Solver, SolverFunction, SolverName, abm_2, abm_3, heun
 
 GridName = Literal["karras", "log_snr", "time"]
 
@@ -50,6 +50,7 @@ class GaussianSampler:
 
     solver: a name of `SOLVERS`. grid: `karras`, uniform in sigma^(1/rho); `log_snr`, uniform in ln sigma; `time`,
     uniform in the time of `schedule`. s_churn, s_tmin, s_tmax, s_noise: see `heun`, the only solver that has them.
+    sigma_data: deviation of the data, about, by which `abm_2` and `abm_3` know their angle; others do not use it.
 
     Raises ValueError for numbers out of range and for choices that contradict each other.
     """
@@ -66,6 +67,7 @@ class GaussianSampler:
     s_tmin: float = 0.0
     s_tmax: float = math.inf
     s_noise: float = 1.0
+    sigma_data: float = 0.5
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
@@ -82,6 +84,8 @@ class GaussianSampler:
                 "draws noise in every step already" if self._chosen.is_stochastic else "would lose its order by it"
             )
             raise ValueError(f"s_churn={self.s_churn}: '{self.solver}' {instead}; use the solver 'heun' or s_churn=0")
+        if not 0.0 < self.sigma_data < math.inf:
+            raise ValueError(f"sigma_data={self.sigma_data} must be positive")
         if not self.dtype.is_floating_point:
             raise ValueError(f"dtype={self.dtype} must be a floating-point type")
         if not self.sigmas:
@@ -125,6 +129,12 @@ class GaussianSampler:
 
     @property
     def _run(self) -> SolverFunction:
-        if self.solver != "heun":
-            return self._chosen.run
-        return partial(heun, s_churn=self.s_churn, s_tmin=self.s_tmin, s_tmax=self.s_tmax, s_noise=self.s_noise)
+        match self.solver:
+            case "heun":
+                return partial(heun, s_churn=self.s_churn, s_tmin=self.s_tmin, s_tmax=self.s_tmax, s_noise=self.s_noise)
+            case "abm_2":
+                return partial(abm_2, sigma_data=self.sigma_data)
+            case "abm_3":
+                return partial(abm_3, sigma_data=self.sigma_data)
+            case _:
+                return self._chosen.run

@@ -10,8 +10,8 @@ that the step believed in. In this frame the probability-flow equation is dx / d
 so a solver differs from another only in how it guesses D within a step: the past values of D and a polynomial through
 them, integrated exactly against the exponential (DPM-Solver++, Lu et al. 2022; UniPC, Zhao et al. 2023).
 
-Coefficients are Python floats, so in double precision; x keeps its own. A last sigma of 0 is stepped to by x = D: no
-solver has more to go by there.
+Coefficients are Python floats, so in double precision; x keeps its own. A last sigma of 0 is stepped to by x = D, as
+this time has no end; the angle in which `abm_2` and `abm_3` step has one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diptych.core.types import Denoiser
-from diptych.samplers.exponential import Past, extrapolate, midpoint, mix
+from diptych.samplers.exponential import Past, extrapolate, midpoint, mix, straight
 
 Noise = Callable[[int], Float[Tensor, "b ..."]]
 """Standard normal numbers like x for a step; each step is asked for once."""
@@ -38,7 +38,9 @@ LONG_STEP = math.e
 """A step that divides sigma by more than this is taken with second order: a parabola through past values of D, followed
 so far beyond them, is worse than a line. Convergence is not concerned, for the steps of a finer grid are shorter."""
 
-SolverName = Literal["ancestral", "ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc_2", "unipc_3"]
+SolverName = Literal[
+    "ancestral", "ddim", "euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc_2", "unipc_3", "abm_2", "abm_3"
+]
 
 
 def ancestral(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Steps:
@@ -169,6 +171,36 @@ def _unipc(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], order: int) ->
         yield x, denoised
 
 
+def abm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, *, sigma_data: float = 0.5) -> Steps:
+    """Adams-Bashforth-Moulton over the angle: a predictor by two values, a corrector by three; see `_adams`."""
+    del noise
+    return _adams(denoise, x, sigmas, 2, sigma_data)
+
+
+def abm_3(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, *, sigma_data: float = 0.5) -> Steps:
+    """Adams-Bashforth-Moulton over the angle: a predictor by three values, a corrector by four; see `_adams`."""
+    del noise
+    return _adams(denoise, x, sigmas, 3, sigma_data)
+
+
+def _adams(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], order: int, sigma_data: float) -> Steps:
+    """Along the circle of TrigFlow (Lu and Song 2025, section 3.1): t = arctan(sigma / sigma_data), z = x cos t.
+
+    dz / dt = z cot t - D / sin t is what a preconditioned network gives, of the data's size at every t, and zero on
+    Gaussian data of mean zero and deviation `sigma_data`. So plain polynomials follow it, and t = 0 is a time like any.
+    """
+    past, before = Past(order + 1), x
+    angles = [math.atan2(sigma, sigma_data) for sigma in sigmas]
+    z = x * math.cos(angles[0])
+    for step, (angle, after) in enumerate(pairwise(angles)):
+        sine, cosine = math.sin(angle), math.cos(angle)
+        denoised = denoise(z / cosine, _level(x, sigmas[step]))
+        past.remember(angle, mix(cosine / sine, z, (-1.0 / sine, denoised)))
+        before = z if step == 0 else straight(before, past, angle, start=1)
+        z = straight(before, past.last(order), after)
+        yield z / math.cos(after), denoised
+
+
 def _predict(x: Tensor, known: Past, sigma: float, after: float) -> Tensor:
     """A step by all known values of D, but by two where it is long."""
     if len(known) == 2 or (len(known) > 2 and sigma > LONG_STEP * after):
@@ -207,6 +239,8 @@ SOLVERS: Mapping[SolverName, Solver] = {
     "dpmpp_3m": Solver(dpmpp_3m, 3),
     "unipc_2": Solver(unipc_2, 2),
     "unipc_3": Solver(unipc_3, 3),
+    "abm_2": Solver(abm_2, 2),
+    "abm_3": Solver(abm_3, 3),
 }
 
 
