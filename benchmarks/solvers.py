@@ -3,10 +3,11 @@
     DIPTYCH_K_DIFFUSION=FOLDER python benchmarks/solvers.py [--rounds 15]
 
 Error: root mean square over 256 starts of sigma = 80, in double precision, against the exact probability-flow solution
-at sigma = 0, on Gaussian data (closed form) and two Gaussian mixtures in 8 dimensions (2,000 steps of Heun), of which the
-second took no part when ours were chosen. Every solver walks the same grid, which ends at 0, with at most 5, 10, 20, 40 evaluations; peers have their own defaults otherwise,
-among them diffusers' lower order in its last steps and single precision within DPM-Solver. k-diffusion is not among the
-dev dependencies: its wheel unpacked at FOLDER is enough, and without it its rows are left out.
+at sigma = 0, on Gaussian data (closed form) and two Gaussian mixtures in 8 dimensions (2,000 steps of Heun), of which
+the second took no part when ours were chosen. Every solver walks the same grid, which ends at 0, with at most 5, 10,
+20, 40 evaluations; peers have their own defaults otherwise, among them diffusers' lower order in its last steps and
+single precision within DPM-Solver. k-diffusion is not among the dev dependencies: its wheel unpacked at FOLDER is
+enough, and without it its rows are left out.
 
 Overhead: seconds of 20 steps of a small convolutional network / seconds of its 20 bare calls, median over the rounds,
 all contenders in turn in each; and microseconds a step with a network that does nothing.

@@ -47,7 +47,7 @@ class Options:
     classes: tuple[str, ...] = ()
     """Classes to draw, in turn; none: all of them."""
     solver: str = "unipc_3"
-    """ancestral (DDPM), ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc_2 or unipc_3."""
+    """ancestral (DDPM), ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc_2, unipc_3, abm_2 or abm_3."""
     steps: int = 20
     """Steps from noise to image."""
     grid: Literal["karras", "log_snr", "time"] = "karras"

@@ -117,9 +117,7 @@ def loss_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:
 
 def _forward(images: ImageSet, run: RunConfig, seed: int) -> tuple[ImagesAtLevel, ...]:
     sigmas, noisy = forward_process(images, run.diffusion, columns=FORWARD_LEVELS, seed=seed)
-    return tuple(
-        ImagesAtLevel(sigma=float(sigma), images=_pictures(z)) for sigma, z in zip(sigmas, noisy, strict=True)
-    )
+    return tuple(ImagesAtLevel(sigma=float(sigma), images=_pictures(z)) for sigma, z in zip(sigmas, noisy, strict=True))
 
 
 def _backward(drawer: ImageDrawer, seed: int) -> tuple[ImagesAtLevel, ...]:
