@@ -26,16 +26,19 @@ BUDGET ?= 6m
 review: .venv/.core
 	@$(BIN)/diptych review --out $(REVIEW_OUT) --budget $(BUDGET)
 
-# The second run checks every shape in the signatures of the mathematics; torch.compile and FlexAttention do not mix with that, nor do the
-# loops that numba compiles.
-MATHEMATICS := $(filter-out nn.kernels nn.__init__, $(patsubst src/diptych/nn/%.py, nn.%, $(wildcard src/diptych/nn/*.py))) \
-  models objectives
+# The second run checks every shape in the signatures of the mathematics; torch.compile and FlexAttention do not mix with
+# that, nor do the loops that numba compiles, nor tests of words by which wrong input is refused: the check refuses first.
+# What samplers make of text is no mathematics.
+modules = $(patsubst src/diptych/$(1)/%.py, $(1).%, $(wildcard src/diptych/$(1)/*.py))
+MATHEMATICS := $(filter-out %.__init__ nn.kernels samplers.fill samplers.text, $(call modules,nn) $(call modules,samplers)) \
+  diffusion models objectives
 SPACE := $(subst ,, )
 COMMA := ,
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest tests/nn tests/models tests/objectives -k 'not compiled and not flex' \
+	$(BIN)/python -m pytest tests/diffusion tests/nn tests/models tests/objectives tests/samplers \
+	  -k 'not compiled and not flex and not refused' \
 	  --jaxtyping-packages=$(subst $(SPACE),$(COMMA),$(strip $(addprefix diptych., $(MATHEMATICS)))),beartype.beartype
 
 lint: .venv/.dev

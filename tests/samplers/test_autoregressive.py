@@ -72,7 +72,7 @@ PROMPTS = [[1, 2, 3], [4], [], [5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3]]
 @pytest.mark.parametrize(
     "sampler",
     [
-        AutoregressiveSampler(temperature=0),
+        AutoregressiveSampler(temperature=0.0),
         AutoregressiveSampler(temperature=0.9, top_k=9, top_p=0.9, min_p=0.02, repetition_penalty=1.2),
     ],
     ids=["greedy", "sampled"],
@@ -93,7 +93,7 @@ def test_cached_greedy_generation_equals_uncached_token_for_token() -> None:
             ids.append(int(model(torch.tensor([ids]), mask=Causal())[0, -1].argmax()))
             if ids[-1] == EOS:
                 break
-        assert run(model, [prompt], AutoregressiveSampler(temperature=0))[0] == ids[len(prompt) :]
+        assert run(model, [prompt], AutoregressiveSampler(temperature=0.0))[0] == ids[len(prompt) :]
 
 
 def test_greedy_generation_equals_hugging_face() -> None:
@@ -101,7 +101,7 @@ def test_greedy_generation_equals_hugging_face() -> None:
     theirs = hugging_face(model)
     for prompt in ([1, 2, 3], [7, 7]):
         got = theirs.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
-        assert run(model, [prompt], AutoregressiveSampler(temperature=0))[0] == got
+        assert run(model, [prompt], AutoregressiveSampler(temperature=0.0))[0] == got
 
 
 def test_draws_follow_the_model_by_a_chi_square_test() -> None:
@@ -246,7 +246,7 @@ def test_stop_ids_end_rows_where_they_are_drawn(eos_id: int | None) -> None:
 
 @pytest.mark.parametrize("held", [1, 4])
 def test_a_cache_that_holds_a_beginning_changes_nothing(held: int) -> None:
-    model, sampler, prompt = make(), AutoregressiveSampler(temperature=0), [1, 2, 3, 4, 5]
+    model, sampler, prompt = make(), AutoregressiveSampler(temperature=0.0), [1, 2, 3, 4, 5]
     request = GenerationRequest(prompts=[prompt], max_new_tokens=12, eos_id=EOS)
     expected = [int(frame.state[0]) for frame in sampler.sample(model, request, Rng(5))]
     cache = model.new_cache(1, 17)

@@ -13,7 +13,7 @@ from diptych.checkpoints import hugging_face as hf
 from diptych.checkpoints.adapter import chain, merge_adapter
 from diptych.checkpoints.gguf import chat_template_of, config_of, open_gguf, stop_ids_of
 from diptych.checkpoints.run_folder import check_vocabulary, load_config, load_model, load_recipe
-from diptych.core.config import RECIPE, TransformerConfig
+from diptych.core.config import RECIPE, ObjectiveName, TransformerConfig
 from diptych.core.gguf import MAGIC, read_header
 from diptych.models.network import TextNetwork
 from diptych.tokenizers.base import Tokenizer, end_of
@@ -37,8 +37,8 @@ class OpenedModel:
     opens: bool = True
     """Whether a text begins with the tokenizer's opening token. It does in all that is trained here; others' networks
     expect one only where their tokenizer has a token of its own for that."""
-    objective: Literal["autoregressive", "masked_lm"] = "autoregressive"
-    """What it was trained for: to continue text, or, as an encoder, to guess masked words."""
+    objective: ObjectiveName = "autoregressive"
+    """What it was trained for: to continue text, to guess masked words as an encoder, or to denoise text."""
 
 
 def open_model(path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> OpenedModel:
@@ -66,7 +66,7 @@ def open_config(path: Path) -> TransformerConfig:
             return config_of(read_header(place))
 
 
-def objective_of(path: Path) -> Literal["autoregressive", "masked_lm", "gaussian"]:
+def objective_of(path: Path) -> ObjectiveName:
     """What MODEL was trained for; nothing large is read."""
     kind, place = find(path)
     match kind:
@@ -140,13 +140,12 @@ def _open(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> 
 
 def _open_run(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> OpenedModel:
     model, tokenizer = load_model(folder, device=device, dtype=dtype or torch.float32)
-    objective = objective_of(folder)
     return OpenedModel(
         model=model,
         tokenizer=tokenizer,
         stop_ids=hf.stop_ids(folder, model.config.vocab_size),
         chat_template=hf.chat_template(folder),
-        objective="masked_lm" if objective == "masked_lm" else "autoregressive",
+        objective=objective_of(folder),
     )
 
 

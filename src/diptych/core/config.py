@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 
 from diptych.core.diffusion_config import DiffusionConfig, ImageConfig, PatchConfig
 from diptych.core.mask_text import parse_terms
+from diptych.core.text_diffusion_config import TextDiffusionConfig
 
 _STRICT: dict[str, object] = {"extra": "forbid"}
 
@@ -21,6 +22,8 @@ RECIPE = "recipe.toml"
 
 ALL_TEXT = 2**63 - 1
 """As `tokenizer.train_bytes`: no limit."""
+
+ObjectiveName = Literal["autoregressive", "masked_lm", "masked_diffusion", "uniform_diffusion", "gaussian"]
 
 AttentionKind = Literal[
     "softmax", "linear", "gated_delta", "transformer_xl", "titans_context", "titans_gate", "titans_layer"
@@ -437,8 +440,9 @@ class RunConfig:
 
     out: str = "runs/default"
     """Folder of the run."""
-    objective: Literal["autoregressive", "masked_lm", "gaussian"] = "autoregressive"
-    """The paradigm: the next token, words masked as BERT does, or images under Gaussian noise."""
+    objective: ObjectiveName = "autoregressive"
+    """The paradigm: the next token, words masked as BERT does, text whose tokens are masked one after the other (Sahoo
+    et al. 2024) or replaced by others (Schiff et al. 2024), or images under Gaussian noise."""
     init: str | None = None
     """Start from the weights and tokenizer of this run folder, Hugging Face folder or GGUF file."""
     lora: LoraConfig | None = None
@@ -447,6 +451,8 @@ class RunConfig:
     """The network."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """The noise, under the objective `gaussian`."""
+    text_diffusion: TextDiffusionConfig = field(default_factory=TextDiffusionConfig)
+    """The noise, under the objectives `masked_diffusion` and `uniform_diffusion`."""
     data: DataConfig = field(default_factory=DataConfig)
     """The text or the images."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

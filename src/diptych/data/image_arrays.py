@@ -98,17 +98,24 @@ def _pixels(array: Any, place: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def numbered(labels: Any, count: int, place: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels, numbers from 0 or words, as places in the names of the classes. Raises ValueError for other ones."""
+def numbered(
+    labels: Any, count: int, place: str, names: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels, numbers from 0 or words, as places in the names of the classes. Raises ValueError for other ones.
+
+    names: what the source calls the classes that it numbers; none: numbers name themselves.
+    """
     array = np.asarray(labels)
     if array.size != count or array.ndim > 2:
         raise ValueError(f"{place}: {count} images have labels of shape {array.shape}")
     array = array.reshape(count)
     if array.dtype.kind == "U":
-        names, places = np.unique(array, return_inverse=True)
-        return places.astype(np.int64), tuple(str(name) for name in names)
+        words, places = np.unique(array, return_inverse=True)
+        return places.astype(np.int64), tuple(str(word) for word in words)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{place}: labels are whole numbers or words, not {array.dtype}")
     if int(array.min()) < 0 or int(array.max()) >= MAX_CLASSES:
         raise ValueError(f"{place}: labels count classes from 0, but reach from {array.min()} to {array.max()}")
-    return array.astype(np.int64), tuple(str(i) for i in range(int(array.max()) + 1))
+    if names and int(array.max()) >= len(names):
+        raise ValueError(f"{place}: there is a label {array.max()}, but names for {len(names)} classes only")
+    return array.astype(np.int64), tuple(names) or tuple(str(i) for i in range(int(array.max()) + 1))

@@ -14,7 +14,7 @@ from diptych.core.events import Handler, Message, Progressed
 from diptych.data.image_arrays import has_labels, numbered
 from diptych.data.image_canvas import Canvas, needs_images, no_bombs, stacked
 from diptych.data.image_set import ImageSet
-from diptych.data.sources import hub_records, no_field, visible_files
+from diptych.data.sources import hub_table, no_field, visible_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,13 +77,14 @@ def _decoded(source: Path | io.BytesIO, canvas: Canvas) -> NDArray[np.uint8]:
 
 
 def hub_images(name: str, config: ImageConfig, on_event: Handler) -> ImageSet:
-    """The images of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved.
+    """The images of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved; its classes
+    are called as the data set calls them.
 
     Raises ValueError where there are none, where one cannot be read and where sizes differ without `size`.
     """
     canvas, pictures, labels = Canvas(config), [], []
-    labelled = False
-    for index, record in hub_records(name):
+    labelled, table = False, hub_table(name)
+    for index, record in enumerate(table):
         place = f"data set {name}, record {index}"
         if config.image_field not in record:
             raise ValueError(f"{place}: {no_field(config.image_field, record, 'images.image_field')}")
@@ -99,7 +100,9 @@ def hub_images(name: str, config: ImageConfig, on_event: Handler) -> ImageSet:
             on_event(Progressed(what=f"reading {name}", done=len(pictures), total=None, unit="pictures"))
     if not pictures:
         raise ValueError(f"the data set {name} holds no images; name another split with hf:NAME:SPLIT")
-    numbers, classes = numbered(labels, len(pictures), f"data set {name}") if labelled else (None, ())
+    # A ClassLabel knows what its numbers are called; the features of a data set that streams may be unknown.
+    names = getattr((table.features or {}).get(config.label_field), "names", ())
+    numbers, classes = numbered(labels, len(pictures), f"data set {name}", names) if labelled else (None, ())
     places = [f"record {i}" for i in range(len(pictures))]
     return ImageSet(pixels=stacked(pictures, places), labels=numbers, classes=classes)
 

@@ -248,8 +248,13 @@ def _hub_dataset(name: str, field: str) -> Iterator[Document]:
 
 
 def hub_records(name: str) -> Iterator[tuple[int, Any]]:
-    """Each record of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved, and its
-    number. Raises ValueError where it cannot be opened."""
+    """Each record of `hub_table`, and its number."""
+    yield from enumerate(hub_table(name))
+
+
+def hub_table(name: str) -> Any:
+    """`NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved: its records in turn, and
+    their `features` where these are known. Raises ValueError where it cannot be opened."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -258,13 +263,11 @@ def hub_records(name: str) -> Iterator[tuple[int, Any]]:
     try:
         if Path(path).is_dir():
             table = datasets.load_from_disk(path)
-            table = table[split or "train"] if isinstance(table, datasets.DatasetDict) else table
-        else:
-            table = datasets.load_dataset(path, split=split or "train", streaming=True)
+            return table[split or "train"] if isinstance(table, datasets.DatasetDict) else table
+        return datasets.load_dataset(path, split=split or "train", streaming=True)
     except Exception as error:  # the library raises dozens of kinds, from network to missing split
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"the data set {name} cannot be opened: {reason}") from None
-    yield from enumerate(table)
 
 
 def size_on_disk(sources: Iterable[str]) -> int | None:

@@ -70,7 +70,7 @@ def image_run(out: Path, seed: int) -> RunConfig:
         ),
         data=DataConfig(format="images", source=("digits",), heldout_fraction=0.2),
         optim=OptimConfig(lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0, schedule="cosine", final_lr_fraction=0.02),
-        train=TrainConfig(seed=seed, steps=650, batch_size=128, ema_lengths=(0.1,), eval_every=0, save_every=100),
+        train=TrainConfig(seed=seed, steps=900, batch_size=128, ema_lengths=(0.1,), eval_every=0, save_every=100),
     )
 
 

@@ -221,8 +221,8 @@ class Trainer:
         return total / max(1.0, terms), total / math.log(2) / length if length else None
 
     def _bytes(self, batch: Batch) -> int:
-        """Bytes of text that the loss is the likelihood of; a loss at masked words is the likelihood of none."""
-        return batch.n_bytes if self.run.objective == "autoregressive" else 0
+        """Bytes of text whose likelihood the loss is, or bounds; a loss at words masked as BERT does is that of none."""
+        return 0 if self.run.objective in ("masked_lm", "gaussian") else batch.n_bytes
 
     def save(self) -> None:
         """Write a checkpoint from which the run goes on exactly."""

@@ -21,7 +21,9 @@ from diptych.models.network import Network
 from diptych.objectives.autoregressive import Autoregressive
 from diptych.objectives.cross_entropy import slice_loss
 from diptych.objectives.gaussian import GaussianDiffusion
-from diptych.objectives.masked_lm import masked_language_model
+from diptych.objectives.masked_diffusion import MaskedDiffusion
+from diptych.objectives.masked_lm import mask_id_of, masked_language_model
+from diptych.objectives.uniform_diffusion import UniformDiffusion
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
 from diptych.tokenizers.train import train_tokenizer
@@ -132,12 +134,32 @@ def _check_parts(run: RunConfig) -> None:
         raise ValueError(f"masked words are learnt from both sides, and {min(one_way)} reads from left to right only")
     if run.objective == "masked_lm" and run.data.format != "text":
         raise ValueError(f"masked words are learnt from running text, not from data.format = '{run.data.format}'")
+    if run.objective in ("masked_diffusion", "uniform_diffusion"):
+        _check_text_diffusion(run)
     if run.data.format == "recall":
         check_recall(run.data)
         if run.tokenizer != TokenizerConfig():
             raise ValueError(
                 "data.format = 'recall' brings a tokenizer of its own words; leave [tokenizer] out of the recipe"
             )
+
+
+def _check_text_diffusion(run: RunConfig) -> None:
+    """Raises ValueError where network and data do not suit a denoiser of text."""
+    if run.data.format != "text":
+        raise ValueError(f"{run.objective} learns from running text, not from data.format = '{run.data.format}'")
+    if run.data.document_mask:
+        raise ValueError(
+            "a denoiser reads both sides, so a mask of documents would tell it where they end; set "
+            "data.document_mask = false"
+        )
+    blocks = run.text_diffusion.block_length is not None
+    if blocks and run.objective == "uniform_diffusion":
+        raise ValueError("uniform_diffusion has no blocks; leave block_length out")
+    if one_way := set(run.model.attention) - ({"softmax"} if blocks else {"softmax", "linear"}):
+        raise ValueError(f"{run.objective} reads both sides, and {min(one_way)} reads from left to right only")
+    if blocks and (run.model.mask or run.model.window is not None):
+        raise ValueError("block diffusion brings a mask of its own; leave model.mask and model.window out")
 
 
 def _check_images(run: RunConfig) -> None:
@@ -170,6 +192,10 @@ def build_objective(experiment: Experiment, *, compiled: bool = False) -> Object
         case "masked_lm":
             # How many positions are selected differs from step to step, which a kernel of fixed shapes does not bear.
             return masked_language_model(tokenizer)
+        case "masked_diffusion":
+            return MaskedDiffusion(run.text_diffusion, mask_id_of(tokenizer))
+        case "uniform_diffusion":
+            return UniformDiffusion(run.text_diffusion, tokenizer.vocab_size)
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -35,22 +35,23 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Parse, average, write."""
     options = parse(Options, arguments, "diffusion average", DESCRIPTION)
-    from diptych.checkpoints.run_folder import load_config, load_recipe, save_weights
+    from diptych.checkpoints.run_folder import TOKENIZER, load_config, load_recipe, save_weights
     from diptych.core.config import RECIPE
     from diptych.core.files import write_folder
+    from diptych.core.recipe import save_toml
     from diptych.training.post_hoc import reconstruct
 
     if options.out.exists():
         raise FileExistsError(f"{options.out} exists already; choose another --out")
-    config = load_config(options.model)
-    if load_recipe(options.model).lora is not None:
+    config, run = load_config(options.model), load_recipe(options.model)
+    if run.lora is not None:
         raise ValueError(f"{options.model} learnt a low-rank update, of which no run folder of averages is made")
     weights = reconstruct(options.model, options.length, options.step)
 
     def fill(folder: Path) -> None:
-        for name in (RECIPE, "tokenizer.json"):
-            if (options.model / name).is_file():
-                shutil.copyfile(options.model / name, folder / name)
+        save_toml(replace(run, out=str(options.out)), folder / RECIPE)
+        if (options.model / TOKENIZER).is_file():
+            shutil.copyfile(options.model / TOKENIZER, folder / TOKENIZER)
         if config.patches is not None:
             shutil.copytree(options.model / "data", folder / "data")
         save_weights(weights, config, folder)
