@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from diptych.checkpoints.image_model import open_image_model
+from diptych.checkpoints.run_folder import load_recipe
 from diptych.checkpoints.weights import load_tensors
 from diptych.cli.main import main
 from diptych.core.diffusion_config import DiffusionConfig
@@ -37,6 +39,11 @@ def refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[st
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("diptych: ") and error.count("\n") == 1
+
+
+def is_once(name: str) -> bool:
+    """Whether a matrix multiplies once an image: the time's two layers and what shifts and scales."""
+    return name.startswith("time.") or "modulation" in name
 
 
 def test_images_are_drawn_and_animated(run: Path, tmp_path: Path) -> None:
@@ -96,12 +103,85 @@ def test_an_average_of_another_length_is_a_run(run: Path, tmp_path: Path, capsys
         torch.testing.assert_close(parameter.detach(), stored[f"0.2/{name}"], rtol=1e-5, atol=1e-6)
         assert not torch.allclose(parameter, stored[f"0.1/{name}"], rtol=1e-5, atol=1e-6)
     assert main(["generate", str(out), "--samples", "2", "--steps", "3", "--device", "cpu"]) == 0
+    assert load_recipe(out) == dataclasses.replace(load_recipe(run), out=str(out))
     capsys.readouterr()
     refused(["diffusion", "average", str(run), "--length", "0.2", "--out", str(out)], "exists already", capsys)
     elsewhere = ["--out", str(tmp_path / "other")]
     refused(["diffusion", "average", str(run), "--length", "2", *elsewhere], "choose one above 0", capsys)
     refused(["diffusion", "average", str(out), "--length", "0.2", *elsewhere], "no snapshots", capsys)
     assert not (tmp_path / "other").exists()
+
+
+def test_info_says_what_a_run_of_images_is(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(run), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    stored = load_tensors(run / "model.safetensors")
+    assert record["parameters"]["total"] == sum(tensor.numel() for tensor in stored.values())
+    assert record["memory_bytes"] == 4 * record["parameters"]["total"]
+    assert record["image"] == {"channels": 1, "height": 4, "width": 4, "classes": ["0", "1"]}
+    assert record["patches"] == {"size": 2, "rows": 2, "columns": 2}
+    assert record["diffusion"]["schedule"] == "edm"
+    training = record["training"]
+    assert training["counters"]["step"] == 200 and training["states"] == [180, 200]
+    assert training["averages"] == {"0.1": list(range(20, 201, 20)), "0.2": list(range(20, 201, 20))}
+    # Attention's two products, 4 x 4 patches and d_model 16; 2 a weight of every matrix that a patch meets, and a share
+    # of those that an image meets once.
+    once = sum(stored[name].numel() for name in stored if name.endswith("weight") and is_once(name))
+    often = sum(t.numel() for name, t in stored.items() if name.endswith("weight") and t.dim() == 2 and not is_once(name))
+    often -= stored["classes.weight"].numel()
+    assert record["forward_flops_per_image"] == 2 * (4 * often + once) + 2 * 4 * 16 * 4 * 4
+
+    assert main(["info", str(run)]) == 0
+    text = capsys.readouterr().out
+    for said in (
+        "images of 4 x 4 pixels of 1 channel, 2 classes (0, 1)",
+        "2 x 2 patches of 2 x 2 pixels",
+        "schedule edm, parameterization edm, weighting simple",
+        "trained 200 of 200 steps",
+        "average of relative width 0.1 kept 10 times, from step 20 to 200",
+    ):
+        assert said in text
+    assert not any(word in text for word in ("vocabulary", "token", "cache"))
+    refused(["info", str(run), "--context", "8"], "an image here has 4 patches", capsys)
+
+
+def test_info_needs_neither_images_nor_states(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "recipe.toml", "model.safetensors"):
+        (bare / name).write_bytes((run / name).read_bytes())
+    assert main(["info", str(bare), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["training"] is None and record["image"]["classes"] == ["0", "1"]
+    (bare / "state" / "step-00000003").mkdir(parents=True)
+    for text in ("[1]", "{", '{"counters": {"stride": 3}}'):
+        (bare / "state" / "step-00000003" / "state.json").write_text(text)
+        refused(["info", str(bare)], "step-00000003/state.json is damaged", capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["chat"],
+        ["fill", "--text", "a <|mask|> b"],
+        ["translate", "--text", "a"],
+        ["export", "--out", "exported"],
+        ["attention", "map", "a text"],
+    ],
+)
+def test_commands_for_text_refuse_a_run_of_images(
+    run: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = 2 if arguments[0] == "attention" else 1
+    refused([*arguments[:at], str(run), *arguments[at:]], "makes images and knows no text", capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["encode", "--text", "a"], ["decode", "--ids", "1"], ["show", "--text", "a"], ["compare", "--text", "a"]],
+)
+def test_a_run_of_images_has_no_tokenizer(run: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["tokenizer", arguments[0], str(run), *arguments[1:]], "there is no tokenizer in", capsys)
 
 
 def test_the_process_is_shown_with_and_without_a_run(run: Path, tmp_path: Path) -> None:

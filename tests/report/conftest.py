@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
+from diptych.data.images import ImageSet
 from diptych.data.lengths import CorpusLengths, measure_lengths
 from diptych.data.sources import Document
 from diptych.evaluation.attention_cost import CostCell, CostConfig, CostResult
+from diptych.evaluation.diffusion_likelihood import ImageScore
+from diptych.evaluation.image_quality import ImageQuality, Measure
 from diptych.evaluation.mask_work import mask_work
 from diptych.evaluation.recall import RecallScore
 from diptych.evaluation.stability import InitialGradients, StabilityConfig, StabilityResult, StabilityRun
 from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
+from diptych.report.images import encoded
 from diptych.report.results import (
     Attention,
     Candidate,
+    ClassImages,
     CurvePoint,
     DataInfo,
     HeldoutPoint,
+    ImageDiffusionResult,
+    ImagesAtLevel,
+    LevelLoss,
     MachineInfo,
     ModelInfo,
     NextTokenStep,
@@ -35,6 +44,8 @@ from diptych.report.results import (
     TranslationResult,
 )
 from diptych.tokenizers.simple import ByteTokenizer
+
+PICTURE = encoded(ImageSet(pixels=np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4), levels=16))[0]
 
 
 def _lengths() -> CorpusLengths:
@@ -110,6 +121,42 @@ def _translation() -> TranslationResult:
     )
 
 
+def _image_diffusion() -> ImageDiffusionResult:
+    values = {
+        "FD(clf)": 0.715,
+        "MMD(clf)": 0.125,
+        "accuracy": 0.921,
+        "precision": 0.764,
+        "recall": 0.93,
+        "nearest": 2.5,
+    }
+    measures = tuple(
+        Measure(name=name, value=v, low=v - 0.0625, high=v + 0.0625, floor=0.5, floor_low=0.375, floor_high=0.625)
+        for name, v in values.items()
+    )
+    return ImageDiffusionResult(
+        parameters=765_432,
+        steps=901,
+        train_images=1449,
+        schedule="edm",
+        forward=tuple(ImagesAtLevel(sigma=sigma, images=(PICTURE,) * 3) for sigma in (0.0025, 0.75, 80.0)),
+        loss=LevelLoss(
+            sigmas=(0.005, 0.625, 80.0),
+            network=(0.00002, 0.0703, 0.162),
+            linear=(0.00003, 0.0925, 0.254),
+            memory=(0.04, 0.123, 0.254),
+            floor=(0.0, 0.01, 0.25),
+        ),
+        solver="unipc_3",
+        evaluations=12,
+        backward=tuple(ImagesAtLevel(sigma=sigma, images=(PICTURE,) * 4) for sigma in (1.5, 0.0)),
+        generated=tuple(ClassImages(name=str(digit), images=(PICTURE,) * 2) for digit in range(10)),
+        quality=ImageQuality(measures=measures, features="a classifier", n_images=348),
+        bound=ImageScore(bits_per_dimension=2.0625, standard_error=0.0633, n_images=32, kind="bound"),
+        flow=ImageScore(bits_per_dimension=1.9135, standard_error=0.0348, n_images=32, kind="exact"),
+    )
+
+
 @pytest.fixture
 def full() -> ReviewResults:
     return ReviewResults(
@@ -170,6 +217,7 @@ def full() -> ReviewResults:
         masks=(mask_work("causal", 64), mask_work("causal & window(8)", 64)),
         attention_cost=_attention_cost(),
         recall=_recall(),
+        image_diffusion=_image_diffusion(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),
         training=tuple(
             CurvePoint(step=s, tokens=s * 1000, loss=8.0 / s, bits_per_byte=3.0 / s, seconds=0.5 * s)

@@ -12,11 +12,13 @@ import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Event, Stepped
+from diptych.evaluation import image_classifier
 from diptych.evaluation.attention_cost import CostConfig
 from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
-from diptych.report import review
+from diptych.report import image_diffusion, review
+from diptych.report.image_diffusion import image_run
 from diptych.report.recall import recall_run
 from diptych.report.results import load_results
 
@@ -58,6 +60,14 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             train=dataclasses.replace(run.train, steps=2, batch_size=2),
         )
 
+    def images(out: Path, seed: int) -> RunConfig:
+        run = image_run(out, seed)
+        return dataclasses.replace(
+            run,
+            model=dataclasses.replace(run.model, d_model=16, n_layers=1, n_heads=2),
+            train=dataclasses.replace(run.train, steps=9, batch_size=4, save_every=3, compile="off", dtype="float32"),
+        )
+
     sweep = StabilityConfig(norms=("layer",), depths=(1, 2), learning_rates=(1e-3,), steps=3, d_model=16, n_heads=2)
     monkeypatch.setattr(review, "review_run", small)
     monkeypatch.setattr(review, "translation_run", translation)
@@ -66,6 +76,10 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = CostConfig(forms=("naive", "full"), lengths=(32, 64), repeats=1, size=LayerSize(d_model=16, n_heads=2))
     monkeypatch.setattr(review, "review_cost_config", lambda: cost)
     monkeypatch.setattr(review, "recall_run", recall)
+    monkeypatch.setattr(review, "image_run", images)
+    monkeypatch.setattr(image_classifier, "STEPS", 5)
+    for name, value in {"STEPS": 3, "DRAWN": 60, "SCORED": 2}.items():
+        monkeypatch.setattr(image_diffusion, name, value)
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 
@@ -84,18 +98,24 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
         if isinstance(event, Stepped) and (event.step, event.steps) == (6, 12):
             signal.raise_signal(signal.SIGINT)
 
+    def interrupt_images(event: Event) -> None:
+        if isinstance(event, Stepped) and (event.step, event.steps) == (5, 9):
+            signal.raise_signal(signal.SIGINT)
+
     whole = make(tmp_path / "whole").run()
     assert whole is not None and whole.is_file()
     assert make(tmp_path / "parts", interrupt).run() is None
     assert not (tmp_path / "parts" / "index.html").exists()
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "parts", interrupt_translation).run()
-    assert not (tmp_path / "parts" / "index.html").exists()
+    for later in (interrupt_translation, interrupt_images):
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "parts", later).run()
+        assert not (tmp_path / "parts" / "index.html").exists()
     assert make(tmp_path / "parts").run() is not None
     results = [load_results(tmp_path / name / "results.json") for name in ("whole", "parts")]
     assert results[0].score == results[1].score
     assert results[0].translation is not None and results[0].translation == results[1].translation
     assert results[0].stability is not None and results[0].stability == results[1].stability
+    assert results[0].image_diffusion is not None and results[0].image_diffusion == results[1].image_diffusion
     assert results[0].samples == results[1].samples and results[0].next_token == results[1].next_token
     losses = [[point.loss for point in result.training] for result in results]
     assert losses[0] == losses[1] and len(losses[0]) == 60
@@ -103,7 +123,8 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
     assert names == [stage.name for stage in results[0].stages]
     assert {row.name for row in results[0].yardsticks} >= {"xz -9e", "primed xz -9e", "5-gram"}
     assert [corpus.documents for corpus in results[0].lengths] == [80] and results[0].lengths == results[1].lengths
-    for section in ("transformer", "generation", "samples", "tokenization", "training", "likelihood", "method"):
+    sections = ("transformer", "generation", "samples", "tokenization", "forward", "backward", "training")
+    for section in (*sections, "likelihood", "method"):
         assert f'id="{section}"' in whole.read_text()
     assert 'id="lengths"' in whole.read_text()
 

@@ -12,6 +12,7 @@ import tyro
 
 if TYPE_CHECKING:
     from diptych.checkpoints.open import OpenedModel
+    from diptych.core.config import ObjectiveName
     from diptych.models.encoder_decoder import EncoderDecoder
     from diptych.models.language_model import LanguageModel
     from diptych.tokenizers.base import Tokenizer
@@ -29,16 +30,16 @@ class ModelOptions:
     """Precision of the weights; `auto`: that of the file, or bfloat16 where they are quantized."""
 
 
-def makes_images(arguments: list[str]) -> bool:
-    """Whether the first argument names a run that learnt from images; such a run has options of its own."""
+def objective_named(arguments: list[str]) -> ObjectiveName:
+    """What the run was trained for that the first argument names; runs of some kinds have options of their own."""
     from diptych.core.config import RECIPE
 
     folder = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
     if folder is None or not (folder / RECIPE).is_file():
-        return False
+        return "autoregressive"
     from diptych.checkpoints.open import objective_of
 
-    return objective_of(folder) == "gaussian"
+    return objective_of(folder)
 
 
 def open_model(path: str, options: ModelOptions) -> OpenedModel:
@@ -60,7 +61,9 @@ def open_language_model(path: str, options: ModelOptions) -> OpenedModel:
 
 
 def check_continues(opened: OpenedModel, path: str) -> None:
-    """Raises ValueError for a model that does not continue text: an encoder, alone or with a decoder."""
+    """Raises ValueError for a model that does not continue text: an encoder, alone or with a decoder, or a denoiser."""
+    if opened.objective in ("masked_diffusion", "uniform_diffusion"):
+        raise ValueError(f"{path} denoises text, many tokens at once; use diptych generate {path}, or evaluate")
     if opened.objective == "masked_lm":
         raise ValueError(
             f"{path} is an encoder: it guesses masked words and does not continue text; use diptych fill {path}"

@@ -15,7 +15,7 @@ from diptych.cli.common import (
     check_continues,
     encoder_decoder,
     language_model,
-    makes_images,
+    objective_named,
     open_model,
     parse,
 )
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diptych.checkpoints.open import OpenedModel
     from diptych.core.config import RunConfig
     from diptych.core.events import Handler
+    from diptych.data.packing import TokenStore
     from diptych.data.parallel import Pair
     from diptych.data.sources import Document
     from diptych.evaluation.likelihood import TextScore
@@ -79,6 +80,8 @@ class Options:
     """Score at most so many pairs."""
     recall_documents: int = 256
     """Documents in which needles are asked for."""
+    draws: int = 8
+    """Evaluations of a network that denoises text for each sequence's bound."""
     yardsticks: bool = False
     """Also compress the same text with xz and brotli."""
     json: bool = False
@@ -88,7 +91,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, score, print."""
-    if makes_images(arguments):
+    if objective_named(arguments) == "gaussian":
         from diptych.cli.evaluate_images import main as evaluate_images
 
         return evaluate_images(arguments)
@@ -96,6 +99,8 @@ def main(arguments: list[str]) -> int:
     opened = open_model(options.model, options.options)
     if opened.model.config.n_encoder_layers:
         return _translation(options, opened)
+    if opened.objective in ("masked_diffusion", "uniform_diffusion"):
+        return _bound(options, opened)
     check_continues(opened, options.model)
     if not options.data and (recipe := _recipe(options.model)) is not None and recipe.data.format == "recall":
         return _recall(options, opened, recipe)
@@ -103,20 +108,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _likelihood(options: Options, opened: OpenedModel) -> int:
-    if not options.data:
-        raise ValueError("name the data to score, as in: diptych evaluate runs/tiny my/texts")
     from diptych.data.corpus import all_documents
-    from diptych.data.packing import build_token_store
     from diptych.evaluation.likelihood import score_store
 
-    model, tokenizer = language_model(opened), opened.tokenizer
+    model = language_model(opened)
     context = options.context or min(model.config.max_length, MOST_CONTEXT)
     with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
-
-        def documents() -> Iterator[Document]:
-            return all_documents(options.data, options.text_field, console)
-
-        store = build_token_store(documents, tokenizer, Path(folder) / "text", console)
+        store = _store(options, opened, Path(folder), console)
         score = score_store(
             model,
             store,
@@ -132,6 +130,50 @@ def _likelihood(options: Options, opened: OpenedModel) -> int:
             text = "".join(d.text for d in all_documents(options.data, options.text_field)).encode()
             rows = compress_yardsticks(text, on_event=console)
     _show(options, score, rows)
+    return 0
+
+
+def _store(options: Options, opened: OpenedModel, folder: Path, console: ConsoleHandler) -> TokenStore:
+    """The tokens of the data to score."""
+    if not options.data:
+        raise ValueError("name the data to score, as in: diptych evaluate runs/tiny my/texts")
+    from diptych.data.corpus import all_documents
+    from diptych.data.packing import build_token_store
+
+    def documents() -> Iterator[Document]:
+        return all_documents(options.data, options.text_field, console)
+
+    return build_token_store(documents, opened.tokenizer, folder / "text", console)
+
+
+def _bound(options: Options, opened: OpenedModel) -> int:
+    from diptych.checkpoints.run_folder import load_recipe
+    from diptych.evaluation.likelihood import score_bound
+    from diptych.training.prepare import text_diffusion
+
+    run = load_recipe(Path(options.model))
+    with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
+        score = score_bound(
+            language_model(opened),
+            _store(options, opened, Path(folder), console),
+            text_diffusion(run, opened.tokenizer),
+            context=options.context or run.data.sequence_length,
+            draws=options.draws,
+            batch_size=options.batch_size,
+            on_event=console,
+        )
+    if options.json:
+        record = {
+            "model": options.model,
+            "data": list(options.data),
+            **vars(score),
+            "bits_per_byte": score.bits_per_byte,
+        }
+        print(json.dumps(record))
+        return 0
+    print(f"at most {score.bits_per_byte:.4f} ± {score.bits_per_byte_error:.4f} bits per byte (bound, standard error)")
+    print(f"at most {score.nats / score.n_tokens:.4f} nats per token")
+    print(f"{score.n_tokens:,} tokens, {score.n_bytes:,} bytes")
     return 0
 
 

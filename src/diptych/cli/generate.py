@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diptych.cli.common import ModelOptions, language_model, makes_images, one_line, open_language_model, parse
+from diptych.cli.common import ModelOptions, language_model, objective_named, one_line, open_language_model, parse
 
 if TYPE_CHECKING:
     from diptych.checkpoints.open import OpenedModel
@@ -69,10 +69,15 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, generate, print."""
-    if makes_images(arguments):
-        from diptych.cli.generate_images import main as generate_images
+    match objective_named(arguments):
+        case "gaussian":
+            from diptych.cli.generate_images import main as generate_images
 
-        return generate_images(arguments)
+            return generate_images(arguments)
+        case "masked_diffusion" | "uniform_diffusion":
+            from diptych.cli.generate_canvas import main as generate_canvas
+
+            return generate_canvas(arguments)
     options = parse(Options, arguments, "generate", DESCRIPTION)
     if options.samples < 1 or options.candidates < 1:
         raise ValueError("--samples and --candidates must be at least 1")

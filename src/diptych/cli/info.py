@@ -93,7 +93,9 @@ def _text(options: Options, found: Found) -> dict[str, Any]:
         print(f"  {_shape(config)}")
         _progress(found)
         _parts(cost)
-        print(f"  {cost.forward_flops_per_token / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens")
+        print(
+            f"  {cost.forward_flops_per_token / 1e6:,.1f} MFLOPs a token, forward, at a context of {context:,} tokens"
+        )
         if not found.is_encoder:
             print(f"  {cost.cache_bytes_per_token:,} bytes of key-value cache a token in {options.dtype}")
             if cost.cache_bytes_fixed:

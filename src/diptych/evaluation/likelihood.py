@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+import torch
 
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.random import Rng
-from diptych.core.types import TokenPredictor
+from diptych.core.types import Batch, Likelihood, TokenPredictor
 from diptych.data.packing import TokenStore
 from diptych.data.stream import windows
 from diptych.objectives.autoregressive import Autoregressive
@@ -37,6 +39,58 @@ class TextScore:
     def perplexity(self) -> float:
         """exp(nats / tokens), which depends on the tokenizer."""
         return math.exp(min(700.0, self.nats / self.n_tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBound(TextScore):
+    """A bound of a corpus's likelihood, of which `nats` is an estimate with this standard error in nats."""
+
+    standard_error: float
+
+    @property
+    def bits_per_byte_error(self) -> float:
+        """The standard error in bits per byte."""
+        return self.standard_error / math.log(2) / self.n_bytes if self.n_bytes else math.inf
+
+
+class BoundedObjective(Protocol):
+    """An objective whose bound takes a number of evaluations a row."""
+
+    def likelihood(self, model: TokenPredictor, batch: Batch, rng: Rng, *, draws: int) -> Likelihood:
+        """The bound of each row with its standard error."""
+        ...
+
+
+@torch.no_grad()
+def score_bound(
+    model: TokenPredictor,
+    store: TokenStore,
+    objective: BoundedObjective,
+    *,
+    context: int,
+    draws: int,
+    batch_size: int = 16,
+    seed: int = 0,
+    on_event: Handler = ignore,
+) -> TextBound:
+    """Bound every token of a store once, in sequences of `context` tokens that know nothing of one another.
+
+    Raises ValueError for an empty store.
+    """
+    if store.n_tokens < 2:
+        raise ValueError("there is no text to score; name data that holds some")
+    device, rng = model.unembedding.device, Rng(seed)
+    nats, variance, count, total = 0.0, 0.0, 0, store.n_tokens - 1
+    for window in windows(store, context, context, batch_size, document_mask=False):
+        likelihood = objective.likelihood(model, window.batch.to(device), rng, draws=draws)
+        assert likelihood.standard_error is not None
+        nats += float(likelihood.nats.sum())
+        variance += float(likelihood.standard_error.square().sum())
+        count += int(likelihood.count.sum())
+        on_event(Progressed(what="scoring", done=count, total=total, unit="tokens"))
+    if not math.isfinite(nats):
+        raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
+    return TextBound(nats=nats, n_tokens=count, n_bytes=store.n_bytes, kind="bound", standard_error=math.sqrt(variance))
 
 
 def score_store(

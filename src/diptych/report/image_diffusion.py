@@ -42,7 +42,7 @@ SHOWN = 6
 """Drawn digits of each class that are shown."""
 
 DRAWN = 360
-"""Digits that are drawn and measured: as many as there are held-out ones, which is as many as can be compared."""
+"""Digits that are drawn and measured: some more than there are held-out ones, which is as many as can be compared."""
 
 SCORED, PROBES = 32, 2
 """Held-out digits whose likelihood is taken, and the directions by which the flow's divergence is estimated."""

@@ -65,17 +65,21 @@ def encoded(images: ImageSet) -> tuple[str, ...]:
 
 
 def save_animation(frames: Sequence[ImageSet], path: Path, *, milliseconds: int = 120, hold: int = 2000) -> None:
-    """Write the frames as an animated PNG (.png, .apng) or GIF (.gif), atomically; the last one stays a while.
+    """Write the frames as `save_pictures` does. Raises ValueError for another ending of the name, or no frames."""
+    module = _pillow()
+    save_pictures([module.fromarray(grid(frame)) for frame in frames], path, milliseconds=milliseconds, hold=hold)
 
-    Raises ValueError for another ending of the name, or no frames.
+
+def save_pictures(pictures: Sequence[Image], path: Path, *, milliseconds: int = 120, hold: int = 2000) -> None:
+    """Write the pictures as an animated PNG (.png, .apng) or GIF (.gif), atomically; the last one stays a while.
+
+    Raises ValueError for another ending of the name, or no pictures.
     """
     kinds = {".png": "PNG", ".apng": "PNG", ".gif": "GIF"}
     if path.suffix.lower() not in kinds:
         raise ValueError(f"{path} is no name of an animation; let it end in .gif or .apng")
-    if not frames:
+    if not pictures:
         raise ValueError("an animation needs at least one frame")
-    module = _pillow()
-    pictures: list[Image] = [module.fromarray(grid(frame)) for frame in frames]
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     with replacing(path) as temporary:
         pictures[0].save(

@@ -221,7 +221,7 @@ class Trainer:
         return total / max(1.0, terms), total / math.log(2) / length if length else None
 
     def _bytes(self, batch: Batch) -> int:
-        """Bytes of text whose likelihood the loss is, or bounds; a loss at words masked as BERT does is that of none."""
+        """Bytes of text whose likelihood the loss is or bounds; words masked as BERT does have none."""
         return 0 if self.run.objective in ("masked_lm", "gaussian") else batch.n_bytes
 
     def save(self) -> None:

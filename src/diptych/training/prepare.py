@@ -192,10 +192,16 @@ def build_objective(experiment: Experiment, *, compiled: bool = False) -> Object
         case "masked_lm":
             # How many positions are selected differs from step to step, which a kernel of fixed shapes does not bear.
             return masked_language_model(tokenizer)
-        case "masked_diffusion":
-            return MaskedDiffusion(run.text_diffusion, mask_id_of(tokenizer))
-        case "uniform_diffusion":
-            return UniformDiffusion(run.text_diffusion, tokenizer.vocab_size)
+        case "masked_diffusion" | "uniform_diffusion":
+            return text_diffusion(run, tokenizer)
+
+
+def text_diffusion(run: RunConfig, tokenizer: Tokenizer) -> MaskedDiffusion | UniformDiffusion:
+    """The forward process of a run that denoises text. Raises ValueError where it needs a mask token and there is
+    none."""
+    if run.objective == "uniform_diffusion":
+        return UniformDiffusion(run.text_diffusion, tokenizer.vocab_size)
+    return MaskedDiffusion(run.text_diffusion, mask_id_of(tokenizer))
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
