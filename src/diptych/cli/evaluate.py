@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from diptych.evaluation.yardsticks import Yardstick
 
 DESCRIPTION = """Score a model on data: exact bits per byte, nats per token and perplexity; of an encoder-decoder BLEU,
-chrF, exact matches and nats per token; of a run that learnt to recall needles the share of right answers by distance.
+chrF, exact matches and nats per token; of a run that denoises text a bound in bits per byte; of a run that learnt to
+recall needles the share of right answers by distance.
 
 DATA is what data.source of a recipe takes: files, folders, JSONL, Parquet, hf:NAME, or stdlib; for an encoder-decoder
 pairs: A.en+A.de, .tsv, .jsonl, .po, .mo, folders, hf:NAME, numbers:en-de. The data count as they are; nothing is held
