@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from diptych.checkpoints.image_model import open_image_model
-from diptych.checkpoints.run_folder import load_recipe
+from diptych.checkpoints.run_folder import load_recipe, save_weights
 from diptych.checkpoints.weights import load_tensors
 from diptych.cli.main import main
+from diptych.core.config import RunConfig, TransformerConfig
 from diptych.core.diffusion_config import DiffusionConfig
+from diptych.core.recipe import save_toml
 from diptych.data.images import load_images
 from diptych.diffusion.schedules import build_schedule
+from diptych.models.network import build_network
 from diptych.report.diffusion import SCHEDULES, forward_figure, level_loss, loss_figure, schedule_figure
 from diptych.training.run import train
 
@@ -39,11 +44,6 @@ def refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[st
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("diptych: ") and error.count("\n") == 1
-
-
-def is_once(name: str) -> bool:
-    """Whether a matrix multiplies once an image: the time's two layers and what shifts and scales."""
-    return name.startswith("time.") or "modulation" in name
 
 
 def test_images_are_drawn_and_animated(run: Path, tmp_path: Path) -> None:
@@ -83,6 +83,8 @@ def test_classes_are_drawn_as_asked_and_guidance_sharpens_them(run: Path, tmp_pa
         (["--classes", "00"], "unknown class 00; did you mean 0?"),
         (["--solver", "rk4"], "no solver 'rk4'"),
         (["--samples", "0"], "at least 1"),
+        (["--steps", "0"], "steps=0 must be at least 1"),
+        (["--guidance", "nan"], "guidance weight=nan"),
         (["--out", "a.jpg"], "must end in .png"),
         (["--animation", "a.mp4"], "must end in .gif"),
         (["--guidance-interval", "0", "1"], "does not guide"),
@@ -124,12 +126,10 @@ def test_info_says_what_a_run_of_images_is(run: Path, tmp_path: Path, capsys: py
     training = record["training"]
     assert training["counters"]["step"] == 200 and training["states"] == [180, 200]
     assert training["averages"] == {"0.1": list(range(20, 201, 20)), "0.2": list(range(20, 201, 20))}
-    # Attention's two products, 4 x 4 patches and d_model 16; 2 a weight of every matrix that a patch meets, and a share
-    # of those that an image meets once.
-    once = sum(stored[name].numel() for name in stored if name.endswith("weight") and is_once(name))
-    often = sum(t.numel() for name, t in stored.items() if name.endswith("weight") and t.dim() == 2 and not is_once(name))
-    often -= stored["classes.weight"].numel()
-    assert record["forward_flops_per_image"] == 2 * (4 * often + once) + 2 * 4 * 16 * 4 * 4
+    opened = open_image_model(run)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        opened.denoiser(torch.zeros(8, dtype=torch.int64))(torch.zeros(8, 1, 4, 4), torch.ones(8))
+    assert 8 * record["forward_flops_per_image"] == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
     assert main(["info", str(run)]) == 0
     text = capsys.readouterr().out
@@ -143,6 +143,18 @@ def test_info_says_what_a_run_of_images_is(run: Path, tmp_path: Path, capsys: py
         assert said in text
     assert not any(word in text for word in ("vocabulary", "token", "cache"))
     refused(["info", str(run), "--context", "8"], "an image here has 4 patches", capsys)
+
+
+def test_a_run_of_text_draws_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TransformerConfig(vocab_size=8, d_model=8, n_layers=1, n_heads=1)
+    out = tmp_path / "text"
+    out.mkdir()
+    save_toml(RunConfig(out=str(out), model=config), out / "recipe.toml")
+    save_weights(dict(build_network(config).state_dict()), config, out)
+    for arguments in (["show", str(out)], ["average", str(out), "--length", "0.1", "--out", str(tmp_path / "new")]):
+        message = "makes no images" if arguments[0] == "show" else "no snapshots of averages"
+        refused(["diffusion", *arguments], message, capsys)
+    assert not (tmp_path / "new").exists()
 
 
 def test_info_needs_neither_images_nor_states(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +190,7 @@ def test_commands_for_text_refuse_a_run_of_images(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["encode", "--text", "a"], ["decode", "--ids", "1"], ["show", "--text", "a"], ["compare", "--text", "a"]],
+    [["encode", "--text", "a"], ["decode", "1"], ["show", "--text", "a"], ["compare", "--text", "a"]],
 )
 def test_a_run_of_images_has_no_tokenizer(run: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     refused(["tokenizer", arguments[0], str(run), *arguments[1:]], "there is no tokenizer in", capsys)

@@ -332,6 +332,26 @@ def test_a_saved_data_set_gives_its_images_and_labels(tmp_path: Path) -> None:
         read_source(f"hf:{tmp_path / 'numbers'}", ImageConfig())
 
 
+def test_classes_of_a_data_set_are_called_as_it_calls_them(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def images(labels: list[int | None], *names: str) -> ImageSet:
+        rows = {"image": [Image.fromarray(p) for p in noise(len(labels), 4, 4)], "label": labels}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+        path = tmp_path / "-".join(names)
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(path))
+        return read_source(f"hf:{path}", ImageConfig()).images
+
+    # In the data set's order, with those of which there are no images.
+    found = images([1, 0, 1], "wolf", "cat", "ant")
+    assert found.classes == ("wolf", "cat", "ant")
+    assert found.labels is not None and found.labels.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="count classes from 0"):
+        images([0, -1, 1], "a", "b")
+    with pytest.raises(ValueError, match="whole numbers or words"):
+        images([0, None, 1], "a", "c")
+
+
 def test_several_sources_go_together_only_where_they_are_of_one_kind(tmp_path: Path) -> None:
     for i in range(2):
         np.save(tmp_path / f"{i}.npy", noise(50, 4, 4, seed=i))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diptych.data.images import ImageSet
-from diptych.report.images import BACKGROUND, grid, save_animation, save_grid
+from diptych.report.images import BACKGROUND, encoded, grid, save_animation, save_grid
 
 
 def images(n: int, channels: int = 1, levels: int = 17, seed: int = 0) -> ImageSet:
@@ -47,6 +49,15 @@ def test_a_picture_reads_back_and_its_bytes_are_the_same(tmp_path: Path) -> None
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as picture:
         assert (np.asarray(picture) == grid(some)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_in_a_page_has_the_pixels_as_they_are(channels: int) -> None:
+    some = images(2, channels, 256)
+    for text, pixels in zip(encoded(some), some.pixels, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+            assert picture.format == "PNG"
+            assert (np.asarray(picture).reshape(4, 3, channels).transpose(2, 0, 1) == pixels).all()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "apng"])

@@ -6,25 +6,28 @@ import dataclasses
 import json
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Event, Stepped
-from diptych.evaluation import image_classifier
 from diptych.evaluation.attention_cost import CostConfig
 from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
-from diptych.report import image_diffusion, review
-from diptych.report.image_diffusion import image_run
+from diptych.report import review
 from diptych.report.recall import recall_run
 from diptych.report.results import load_results
 
 
 @pytest.fixture(autouse=True)
-def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_digits: Callable[[pytest.MonkeyPatch], Callable[[Path, int], RunConfig]],
+) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
     draw = random.Random(0)
@@ -60,14 +63,6 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             train=dataclasses.replace(run.train, steps=2, batch_size=2),
         )
 
-    def images(out: Path, seed: int) -> RunConfig:
-        run = image_run(out, seed)
-        return dataclasses.replace(
-            run,
-            model=dataclasses.replace(run.model, d_model=16, n_layers=1, n_heads=2),
-            train=dataclasses.replace(run.train, steps=9, batch_size=4, save_every=3, compile="off", dtype="float32"),
-        )
-
     sweep = StabilityConfig(norms=("layer",), depths=(1, 2), learning_rates=(1e-3,), steps=3, d_model=16, n_heads=2)
     monkeypatch.setattr(review, "review_run", small)
     monkeypatch.setattr(review, "translation_run", translation)
@@ -76,10 +71,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = CostConfig(forms=("naive", "full"), lengths=(32, 64), repeats=1, size=LayerSize(d_model=16, n_heads=2))
     monkeypatch.setattr(review, "review_cost_config", lambda: cost)
     monkeypatch.setattr(review, "recall_run", recall)
-    monkeypatch.setattr(review, "image_run", images)
-    monkeypatch.setattr(image_classifier, "STEPS", 5)
-    for name, value in {"STEPS": 3, "DRAWN": 60, "SCORED": 2}.items():
-        monkeypatch.setattr(image_diffusion, name, value)
+    monkeypatch.setattr(review, "image_run", tiny_digits(monkeypatch))
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 

@@ -30,16 +30,18 @@ class ModelOptions:
     """Precision of the weights; `auto`: that of the file, or bfloat16 where they are quantized."""
 
 
-def objective_named(arguments: list[str]) -> ObjectiveName:
-    """What the run was trained for that the first argument names; runs of some kinds have options of their own."""
+def kind_named(arguments: list[str]) -> ObjectiveName | Literal["pixels"]:
+    """What the run learnt that the first argument names, its objective, or `pixels` where it learnt images as sequences
+    by any; runs of some kinds have options of their own."""
     from diptych.core.config import RECIPE
 
     folder = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
     if folder is None or not (folder / RECIPE).is_file():
         return "autoregressive"
-    from diptych.checkpoints.open import objective_of
+    from diptych.checkpoints.run_folder import load_recipe
 
-    return objective_of(folder)
+    run = load_recipe(folder)
+    return "pixels" if run.data.format == "pixels" else run.objective
 
 
 def open_model(path: str, options: ModelOptions) -> OpenedModel:

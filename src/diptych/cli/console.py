@@ -37,6 +37,7 @@ class ConsoleHandler:
         self.tasks: dict[str, TaskID] = {}
         self.last_line = 0.0
         self.smoothed: float | None = None
+        self.unit = "byte"
 
     def __enter__(self) -> ConsoleHandler:
         self.progress.start()
@@ -54,6 +55,7 @@ class ConsoleHandler:
             case Started():
                 self.smoothed = None  # of the run before, if a command trains several
                 self.tasks.pop("training", None)
+                self.unit = event.unit
                 verb = f"going on from step {event.step} of" if event.step else "training for"
                 peak = f"{event.peak_flops / 1e9:,.0f} GFLOP/s"
                 self.console.print(
@@ -66,7 +68,7 @@ class ConsoleHandler:
                 of = f" of {event.total:,.0f}" if event.total else ""
                 self._advance(event.what, event.done, event.total, f"{event.done:,.0f}{of} {event.unit}")
             case Evaluated():
-                bits = "" if event.bits_per_byte is None else f", {event.bits_per_byte:.3f} bits per byte"
+                bits = "" if event.bits_per_byte is None else f", {event.bits_per_byte:.3f} bits per {self.unit}"
                 best = ", the best so far" if event.best else ""
                 self.console.print(f"step {event.step}: held-out loss {event.loss:.4f} nats{bits}{best}", markup=False)
             case Saved():
@@ -78,7 +80,10 @@ class ConsoleHandler:
     def _figures(self, event: Stepped) -> str:
         kept = 0.95 if self.smoothed is not None else 0.0
         self.smoothed = kept * (self.smoothed or 0.0) + (1 - kept) * event.loss
-        bits = "" if event.bits_per_byte is None else f"  {event.bits_per_byte * self.smoothed / event.loss:.3f} bpb"
+        short = "bpb" if self.unit == "byte" else "bits/dim"
+        bits = (
+            "" if event.bits_per_byte is None else f"  {event.bits_per_byte * self.smoothed / event.loss:.3f} {short}"
+        )
         speed = f"{event.tokens_per_second:,.0f} tok/s  MFU {event.mfu:.0%}"
         return f"step {event.step}/{event.steps}  loss {self.smoothed:.3f}{bits}  {speed}"
 

@@ -14,8 +14,8 @@ from diptych.cli.common import (
     ModelOptions,
     check_continues,
     encoder_decoder,
+    kind_named,
     language_model,
-    objective_named,
     open_model,
     parse,
 )
@@ -92,10 +92,15 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, score, print."""
-    if objective_named(arguments) == "gaussian":
-        from diptych.cli.evaluate_images import main as evaluate_images
+    match kind_named(arguments):
+        case "gaussian":
+            from diptych.cli.evaluate_images import main as evaluate_images
 
-        return evaluate_images(arguments)
+            return evaluate_images(arguments)
+        case "pixels":
+            from diptych.cli.evaluate_pixels import main as evaluate_pixels
+
+            return evaluate_pixels(arguments)
     options = parse(Options, arguments, "evaluate", DESCRIPTION)
     opened = open_model(options.model, options.options)
     if opened.model.config.n_encoder_layers:

@@ -60,12 +60,14 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "evaluate", DESCRIPTION)
     if options.samples < 1 or options.score_images < 0:
         raise ValueError("--samples must be at least 1 and --score-images not negative")
+    if options.probes < 2:
+        raise ValueError(f"--probes {options.probes} must be at least 2: their spread is the error")
     from diptych.checkpoints.image_model import open_image_model
     from diptych.training.distributed import choose_device
 
     opened = open_image_model(Path(options.model), device=choose_device(options.device))
     with ConsoleHandler() as console:
-        quality = _quality(options, opened, console)
+        quality = quality_of(options, opened, console)
         scores = _scores(options, opened, console) if options.score_images else ()
     if options.json:
         record = {"quality": dataclasses.asdict(quality), "likelihood": [dataclasses.asdict(score) for score in scores]}
@@ -75,7 +77,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _quality(options: Options, opened: OpenedImageModel, on_event: Handler) -> ImageQuality:
+def quality_of(options: Options, opened: OpenedImageModel, on_event: Handler) -> ImageQuality:
+    """Draw images of all classes in turn, and measure them beside the run's held-out images."""
     from diptych.checkpoints.image_model import images_of_run
     from diptych.core.random import Rng
     from diptych.evaluation.image_quality import image_quality

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diptych.cli.common import ModelOptions, language_model, objective_named, one_line, open_language_model, parse
+from diptych.cli.common import ModelOptions, kind_named, language_model, one_line, open_language_model, parse
 
 if TYPE_CHECKING:
     from diptych.checkpoints.open import OpenedModel
@@ -69,15 +69,20 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, generate, print."""
-    match objective_named(arguments):
+    match kind_named(arguments):
+        case "pixels":
+            from diptych.cli.generate_pixels import main as generate
         case "gaussian":
-            from diptych.cli.generate_images import main as generate_images
-
-            return generate_images(arguments)
+            from diptych.cli.generate_images import main as generate
         case "masked_diffusion" | "uniform_diffusion":
-            from diptych.cli.generate_canvas import main as generate_canvas
+            from diptych.cli.generate_canvas import main as generate
+        case _:
+            generate = _continue
+    return generate(arguments)
 
-            return generate_canvas(arguments)
+
+def _continue(arguments: list[str]) -> int:
+    """Continue prompts token by token."""
     options = parse(Options, arguments, "generate", DESCRIPTION)
     if options.samples < 1 or options.candidates < 1:
         raise ValueError("--samples and --candidates must be at least 1")

@@ -20,6 +20,7 @@ COMMANDS = {
     "translate": "translate texts with an encoder-decoder, and draw what attends to what",
     "fill": "fill masked words in with an encoder",
     "evaluate": "score a model on data: bits per byte and perplexity, beside real yardsticks; BLEU and chrF",
+    "compare": "autoregression and text diffusion side by side: bits per byte, compute, speed and quality of texts",
     "info": "parameters, FLOPs, cache and memory of a model, before anything large is loaded",
     "export": "write a model as a Hugging Face folder or a GGUF file",
     "stability": "where does training diverge? depth and learning rate, by normalization and its place",

@@ -333,10 +333,10 @@ class DataConfig:
     """`stdlib` (Python's own library, always at hand), files or folders (.txt, .md, .py, .jsonl, .parquet, ...), or
     `hf:NAME` for a Hugging Face data set. Of images: `digits`, `fashion`, `emoji`, folders of pictures, arrays (.npy,
     .npz), or `hf:NAME`."""
-    format: Literal["text", "pairs", "chat", "recall", "images"] = "text"
+    format: Literal["text", "pairs", "chat", "recall", "images", "pixels"] = "text"
     """What the source holds: running text; pairs of a text and its translation; conversations, of which only the
-    assistant's answers are learnt; or images. `recall` needs no source: its documents are made up as training goes
-    on."""
+    assistant's answers are learnt; images; or the same images as sequences of `pixels`, one token a level. `recall`
+    needs no source: its documents are made up as training goes on."""
     text_field: str = "text"
     """Field or column of the text in JSONL, Parquet and data sets."""
     pair_fields: tuple[str, str] = ("source", "target")
@@ -348,13 +348,13 @@ class DataConfig:
     heldout_fraction: float = 0.05
     """Share of the documents set aside, chosen by a hash of their text."""
     sequence_length: int = 256
-    """Tokens in a training sequence."""
+    """Tokens in a training sequence; of `pixels`, how many numbers an image has."""
     document_mask: bool = True
     """Attention does not cross the documents packed into one sequence."""
     max_bytes: int | None = None
     """Read at most this much text."""
     images: ImageConfig = field(default_factory=ImageConfig)
-    """How images are read, in the format `images`."""
+    """How images are read, in the formats `images` and `pixels`."""
     recall: RecallConfig = field(default_factory=RecallConfig)
     """The documents of the format `recall`."""
 

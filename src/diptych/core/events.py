@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +22,15 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A run begins (or goes on, at `step` > 0)."""
+    """A run begins (or goes on, at `step` > 0). unit: what `bits_per_byte` of its other events are per, a byte of text
+    or a dimension of an image."""
 
     run: Path
     step: int
     steps: int
     parameters: int
     peak_flops: float
+    unit: Literal["byte", "dimension"] = "byte"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,8 @@ class Batch:
     """Examples for one micro-batch.
 
     `x` holds tokens (b, t) or continuous data (b, ...). `sample_ids` numbers the examples globally, so that
-    noise keyed by them survives re-batching, resharding and resume. `documents` (b, t) numbers the documents
+    noise keyed by them survives re-batching, resharding and resume. `places` (b) are their places in the order of
+    training, from the first step on: noise that is spread evenly over a step is spread by them. `documents` (b, t) numbers the documents
     that share a row: attention must not cross them. `positions` (b, t) counts from each document's first token
     in the row. `counted` (b, t - 1) says which of the targets x[:, 1:] count. `cond` is what the examples are
     conditioned on, for translation the source's tokens (b, s), of which `cond_lengths` (b) are no padding. `n_bytes` is
@@ -46,6 +47,7 @@ class Batch:
 
     x: Tensor
     sample_ids: Int[Tensor, " b"]
+    places: Int[Tensor, " b"] | None = None
     documents: Int[Tensor, "b t"] | None = None
     positions: Int[Tensor, "b t"] | None = None
     counted: Bool[Tensor, "b t"] | None = None
@@ -62,6 +64,7 @@ class Batch:
         return Batch(
             x=self.x.to(device, non_blocking=True),
             sample_ids=self.sample_ids.to(device, non_blocking=True),
+            places=move(self.places),
             documents=move(self.documents),
             positions=move(self.positions),
             counted=move(self.counted),
@@ -79,6 +82,7 @@ class Batch:
         return Batch(
             x=self.x[start:end],
             sample_ids=self.sample_ids[start:end],
+            places=cut(self.places),
             documents=cut(self.documents),
             positions=cut(self.positions),
             counted=cut(self.counted),

@@ -77,7 +77,7 @@ def _decoded(source: Path | io.BytesIO, canvas: Canvas) -> NDArray[np.uint8]:
 
 
 def hub_images(name: str, config: ImageConfig, on_event: Handler) -> ImageSet:
-    """The images of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved; its classes
+    """The images of `NAME` or `NAME:SPLIT` of a Hugging Face data set, or of a folder that `datasets` saved. Classes
     are called as the data set calls them.
 
     Raises ValueError where there are none, where one cannot be read and where sizes differ without `size`.

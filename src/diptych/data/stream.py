@@ -7,7 +7,7 @@ uninterrupted one would have.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -33,6 +33,18 @@ class Stream(Protocol):
         ...
 
 
+def places(step: int, batch_size: int, rank: int, ranks: int) -> NDArray[np.int64]:
+    """This rank's part of a step's examples, numbered from the first step on.
+
+    `batch_size` must be a multiple of `ranks`: ValueError otherwise.
+    """
+    if batch_size % ranks:
+        raise ValueError(f"train.batch_size={batch_size} is no multiple of the {ranks} processes")
+    share = batch_size // ranks
+    first = step * batch_size + rank * share
+    return np.arange(first, first + share)
+
+
 @final
 class RowOrder:
     """Which rows make up a step: every row once an epoch, in an order of its own where they are shuffled."""
@@ -46,11 +58,7 @@ class RowOrder:
 
         `batch_size` must be a multiple of `ranks`: ValueError otherwise.
         """
-        if batch_size % ranks:
-            raise ValueError(f"train.batch_size={batch_size} is no multiple of the {ranks} processes")
-        share = batch_size // ranks
-        first = step * batch_size + rank * share
-        return np.array([self._row(first + i) for i in range(share)], np.int64)
+        return np.array([self._row(int(i)) for i in places(step, batch_size, rank, ranks)], np.int64)
 
     def _row(self, index: int) -> int:
         epoch, place = divmod(index, self.count)
@@ -92,12 +100,11 @@ class SequenceStream:
 
     def batch(self, step: int, batch_size: int, rank: int = 0, ranks: int = 1) -> Batch:
         """This rank's part of the `batch_size` sequences of a step. Raises ValueError where it is no whole part."""
-        return self._gather(self._order.rows(step, batch_size, rank, ranks))
-
-    def _gather(self, rows: NDArray[np.int64]) -> Batch:
+        rows = self._order.rows(step, batch_size, rank, ranks)
         columns = np.arange(self.length + 1)
         tokens = np.asarray(self.store.tokens[rows[:, None] * self.length + columns])
-        return make_batch(self.store, tokens, rows, document_mask=self.document_mask)
+        batch = make_batch(self.store, tokens, rows, document_mask=self.document_mask)
+        return replace(batch, places=torch.from_numpy(places(step, batch_size, rank, ranks)))
 
 
 def make_batch(store: TokenStore, tokens: NDArray[Any], ids: NDArray[np.int64], *, document_mask: bool) -> Batch:

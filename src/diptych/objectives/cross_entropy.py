@@ -27,7 +27,7 @@ def _chunk_rows(vocab_size: int) -> int:
 def slice_loss(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Sum of -log softmax(logits)[target] over the rows, and its gradient softmax(logits) - onehot(target).
+    """-log softmax(logits)[target] of each row (n), and its gradient softmax(logits) - onehot(target).
 
     smoothing: share of the target's probability that is spread evenly over all v tokens (Szegedy et al. 2016, section
     7). Exponentials and sums are taken in float32 at least; the gradient comes back in the precision of the logits.
@@ -40,14 +40,14 @@ def slice_loss(
     if smoothing:
         of_target = (1 - smoothing) * of_target + smoothing * wide.mean(-1, keepdim=True)
         wanted = (1 - smoothing) * wanted + smoothing / logits.shape[1]
-    return (log_partition - of_target).sum(), (torch.exp(wide - log_partition) - wanted).to(logits.dtype)
+    return (log_partition - of_target)[:, 0], (torch.exp(wide - log_partition) - wanted).to(logits.dtype)
 
 
 SliceLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum over positions of -log softmax(states @ weight.T + bias)[target], and its gradients."""
+    """Sum over positions of -scale log softmax(states @ weight.T + bias)[target], and its gradients."""
 
     @staticmethod
     def forward(
@@ -55,37 +55,42 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        how: tuple[Tensor, torch.dtype, SliceLoss, float],
+        how: tuple[Tensor, Tensor | None, torch.dtype, SliceLoss, float],
     ) -> Tensor:
-        targets, dtype, slice_loss, smoothing = how
+        targets, scale, dtype, slice_loss, smoothing = how
         total = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=states.device)
         matrix = weight.to(dtype)
         offset = None if bias is None else bias.to(dtype)
         grad_states = torch.empty_like(states)
         # The gradient of a matrix that does not learn would be a third of the work, for nothing.
         grad_weight = torch.zeros_like(weight, dtype=total.dtype) if ctx.needs_input_grad[1] else None
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=total.dtype)
+        grad_bias = torch.zeros_like(bias, dtype=total.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         rows = _chunk_rows(weight.shape[0])
         for start in range(0, states.shape[0], rows):
             part = states[start : start + rows].to(dtype)
             logits = F.linear(part, matrix, offset)
-            part_total, gradient = slice_loss(logits, targets[start : start + rows], smoothing)
-            total += part_total
-            grad_states[start : start + rows] = gradient @ matrix
+            each, gradient = slice_loss(logits, targets[start : start + rows], smoothing)
+            of_states = gradient @ matrix
+            if scale is not None:
+                # Rows of the gradient are scaled where they are short: before or after they meet the vocabulary.
+                factor = scale[start : start + rows].to(total.dtype)
+                each, of_states, part = each * factor, of_states * factor[:, None], (part * factor[:, None]).to(dtype)
+            total += each.sum()
+            grad_states[start : start + rows] = of_states
             if grad_weight is not None:
                 grad_weight += gradient.T @ part
             if grad_bias is not None:
-                grad_bias += gradient.sum(0, dtype=total.dtype)
+                grad_bias += gradient.sum(0, dtype=total.dtype) if scale is None else gradient.T.to(factor.dtype) @ factor
         ctx.save_for_backward(grad_states, grad_weight, grad_bias)
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = upstream
+        (factor,) = upstream
         grad_states, grad_weight, grad_bias = ctx.saved_tensors
-        of_weight = None if grad_weight is None else grad_weight * scale
-        of_bias = None if grad_bias is None else grad_bias * scale
-        return grad_states * scale.to(grad_states.dtype), of_weight, of_bias, None
+        of_weight = None if grad_weight is None else grad_weight * factor
+        of_bias = None if grad_bias is None else grad_bias * factor
+        return grad_states * factor.to(grad_states.dtype), of_weight, of_bias, None
 
 
 def cross_entropy_sum(
@@ -95,17 +100,20 @@ def cross_entropy_sum(
     slice_loss: SliceLoss = slice_loss,
     *,
     bias: Float[Tensor, " v"] | None = None,
+    scale: Float[Tensor, " n"] | None = None,
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Sum over the n positions of -log softmax(states @ weight.T + bias)[target] in nats, never holding n x v logits.
+    """Sum over the n positions of -log softmax(states @ weight.T + bias)[target] in nats, each times its `scale` where
+    given, never holding n x v logits.
 
-    `slice_loss` may be the compiled form of this module's. Without gradients, as in scoring, nothing is smoothed.
+    A bias of -inf excludes a token. `slice_loss` may be the compiled form of this module's. Without gradients, as in scoring, nothing is smoothed.
     """
     if not torch.is_grad_enabled():
-        return cross_entropy_each(states, weight, targets, bias).sum()
+        each = cross_entropy_each(states, weight, targets, bias)
+        return each.sum() if scale is None else (each * scale).sum()
     dtype = matmul_dtype(states)
     with torch.autocast(states.device.type, enabled=False):
-        how = (targets, dtype, slice_loss, smoothing)
+        how = (targets, scale, dtype, slice_loss, smoothing)
         return _ChunkedCrossEntropy.apply(states, weight, bias, how)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -1,23 +1,144 @@
-"""Masked diffusion of text: being written."""
+"""How does a network learn to write a text in any order, and what probability does it give one?
+
+Masked diffusion (Sahoo et al. 2024, MDLM; Nie et al. 2025, LLaDA): the forward process hides each token behind a mask
+with a probability that grows with time, and the network tells the hidden tokens from the visible ones on both sides.
+-log p(x) is at most
+
+    integral of -alpha'/(1 - alpha) E[sum over hidden i of -log p(x_i | visible)] dt
+        =  sum over k = 1..n of E[mean over hidden i of -log p(x_i | visible)],  k of the n tokens hidden.
+
+Block diffusion (Arriola et al. 2025, BD3-LM): the same within each block of a text, given the blocks before it.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from diptych.core.random import Rng
 from diptych.core.text_diffusion_config import TextDiffusionConfig
 from diptych.core.types import Batch, Likelihood, Loss, TokenPredictor
+from diptych.diffusion.discrete import build_alpha_schedule
+from diptych.nn.diffusion_masks import NoisyAndClean
+from diptych.nn.masks import Full
+from diptych.objectives.cross_entropy import SliceLoss, cross_entropy_each, cross_entropy_sum, slice_loss
+
+OVER_ROWS, OVER_BLOCKS = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
+"""Steps modulo 1 by which times are spread: multiples of a badly approximable number leave no large gaps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The tokens to tell of each row, by blocks: `length` of them in blocks of equal size, the last one padded.
+
+    counted (b, blocks, size): which of them are targets at all. n (b, blocks): how many a block has.
+    """
+
+    length: int
+    counted: Bool[Tensor, "b j s"]
+    n: Int[Tensor, "b j"]
+
+    def by_block(self, values: Tensor, fill: float) -> Tensor:
+        """(b, length) as (b, blocks, size), `fill` where there is no target."""
+        _, blocks, size = self.counted.shape
+        padded = F.pad(values, (0, blocks * size - self.length), value=fill)
+        return padded.unflatten(1, (blocks, size)).masked_fill(~self.counted, fill)
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """(b, blocks, size) as (b, length)."""
+        return values.flatten(1)[:, : self.length]
+
+    def order(self, uniform: Float[Tensor, "b t"]) -> Int[Tensor, "b j s"]:
+        """Each target's place, from 0, in a random order of those of its block."""
+        return self.by_block(uniform, math.inf).argsort(-1).argsort(-1)
 
 
 @final
 @dataclass(frozen=True)
 class MaskedDiffusion:
+    """Predict hidden tokens of x[:, 1:], by blocks of `config.block_length` if it is given.
+
+    x[:, 0] is given and never hidden, and so are targets that do not count. The network reads the whole row, and what
+    it says at a position is about the token of that position. It gives the mask token no probability. Noise is keyed by
+    the row's sample id; the times of a training step are spread evenly over its rows and their blocks.
+    """
+
     config: TextDiffusionConfig
     mask_id: int
+    slice_loss: SliceLoss = slice_loss
 
     def loss(self, model: TokenPredictor, batch: Batch, rng: Rng) -> Loss:
-        raise NotImplementedError
+        """An unbiased estimate of the bound in nats, summed over rows, with gradients; its terms are the targets that
+        count. Raises ValueError for a batch whose documents are kept apart."""
+        targets = self._targets(batch, batch.counted)
+        hidden, weight = self._hide(targets, batch, rng)
+        states, tokens, at = self._hidden_states(model, batch.x, targets.by_row(hidden))
+        total = cross_entropy_sum(
+            states,
+            model.unembedding,
+            tokens,
+            self.slice_loss,
+            bias=self._bias(model),
+            scale=targets.by_row(weight.expand(hidden.shape)).flatten()[at],
+        )
+        return Loss(total=total, count=int(targets.n.sum()))
 
-    def likelihood(self, model: TokenPredictor, batch: Batch, rng: Rng) -> Likelihood:
-        raise NotImplementedError
+    def _targets(self, batch: Batch, counted: Tensor | None) -> Targets:
+        if batch.documents is not None:
+            raise ValueError("masked diffusion reads both sides, so documents cannot be kept apart in a row")
+        b, length = batch.x.shape[0], batch.x.shape[1] - 1
+        size = min(length, self.config.block_length or length)
+        counted = torch.ones_like(batch.x[:, 1:], dtype=torch.bool) if counted is None else counted
+        padded = F.pad(counted, (0, -length % size)).view(b, -1, size)
+        return Targets(length, padded, padded.sum(-1))
+
+    def _hide(self, targets: Targets, batch: Batch, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Which targets are hidden, (b, blocks, size), and what their losses are multiplied by, (b, blocks, 1)."""
+        uniform = rng.uniform("hide", batch.sample_ids, targets.length)
+        spread = self._spread(batch, rng, targets.n.shape[1])[..., None]
+        n = targets.n[..., None]
+        if self.config.estimator == "count":
+            k = (spread * n).long() + 1
+            return (targets.order(uniform) < k) & targets.counted, n / k
+        schedule = build_alpha_schedule(self.config.schedule)
+        gone = 1.0 - schedule.alpha(spread)
+        return targets.by_block(uniform, 1.0) < gone, -schedule.slope(spread) / gone
+
+    def _spread(self, batch: Batch, rng: Rng, blocks: int) -> Float[Tensor, "b j"]:
+        """Uniform numbers in [0, 1), each alone; together they leave no large gaps among the blocks of a row, nor among
+        rows that have places in a step."""
+        ids, places = batch.sample_ids, batch.places
+        first = rng.uniform("time", ids) if places is None else rng.uniform("time", ids.new_zeros(1)) + places * OVER_ROWS
+        return (first[:, None] + torch.arange(blocks, device=ids.device) * OVER_BLOCKS) % 1.0
+
+    def _hidden_states(
+        self, model: TokenPredictor, x: Int[Tensor, "b n"], hidden: Bool[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """What the network makes of the hidden targets, their tokens, and where they stand among all b t targets."""
+        tokens = x[:, 1:]
+        noisy = tokens.masked_fill(hidden, self.mask_id)
+        length, block = tokens.shape[1], self.config.block_length
+        if block is None:
+            states = model.states(torch.cat((x[:, :1], noisy), dim=1), mask=Full())[:, 1:]
+        else:
+            clean = torch.arange(length + 1, device=x.device)
+            states = model.states(
+                torch.cat((noisy, x), dim=1),
+                mask=NoisyAndClean(length, block),
+                positions=torch.cat((clean[1:], clean))[None],
+            )[:, :length]
+        at = hidden.flatten().nonzero()[:, 0]
+        return states.flatten(0, 1)[at], tokens.flatten()[at], at
+
+    def _bias(self, model: TokenPredictor) -> Float[Tensor, " v"]:
+        """The network's own bias, without the mask token."""
+        weight, own = model.unembedding, model.output_bias
+        bias = weight.new_zeros(weight.shape[0]) if own is None else own
+        excluded = torch.arange(len(bias), device=bias.device) == self.mask_id
+        return bias.masked_fill(excluded, -math.inf)

@@ -43,7 +43,9 @@ class CanvasRequest:
 
     def ids(self, device: torch.device) -> Int[Tensor, " b"]:
         """The numbers of the rows."""
-        return torch.tensor(list(range(len(self.canvas)) if self.sample_ids is None else self.sample_ids), device=device)
+        return torch.tensor(
+            list(range(len(self.canvas)) if self.sample_ids is None else self.sample_ids), device=device
+        )
 
     def allowed(self, vocab_size: int, device: torch.device) -> Bool[Tensor, " v"]:
         """True for the tokens that may be filled in. Raises ValueError where there is none."""

@@ -246,7 +246,12 @@ def fit(trainer: Trainer) -> bool:
     parameters = sum(p.numel() for p in trainer.parameters)
     step = trainer.counters.step
     started = Started(
-        run=trainer.experiment.out, step=step, steps=steps, parameters=parameters, peak_flops=trainer.peak()
+        run=trainer.experiment.out,
+        step=step,
+        steps=steps,
+        parameters=parameters,
+        peak_flops=trainer.peak(),
+        unit="dimension" if trainer.run.data.format == "pixels" else "byte",
     )
     on_event(started)
     with interruptible() as interrupted:

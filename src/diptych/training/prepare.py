@@ -15,6 +15,7 @@ from diptych.core.events import Handler, ignore
 from diptych.core.recipe import differences, save_json, save_toml
 from diptych.core.types import Objective
 from diptych.data.images import ImageStream
+from diptych.data.pixels import pixel_tokenizer
 from diptych.data.recall import check_recall, recall_tokenizer
 from diptych.data.stream import Stream
 from diptych.models.network import Network
@@ -128,7 +129,8 @@ def _check_parts(run: RunConfig) -> None:
     if run.data.format == "pairs" and not run.model.n_encoder_layers:
         raise ValueError("pairs are learnt by an encoder-decoder; set model.preset = 'vanilla-2017-tiny', for example")
     kinds = set(run.model.attention)
-    if any(kind.startswith("titans") for kind in kinds) and run.data.document_mask and run.data.format != "recall":
+    is_packed = run.data.format not in ("recall", "pixels")
+    if any(kind.startswith("titans") for kind in kinds) and run.data.document_mask and is_packed:
         raise ValueError("a Titans memory does not begin anew within a sequence; set data.document_mask = false")
     if run.objective == "masked_lm" and (one_way := kinds - {"softmax", "linear"}):
         raise ValueError(f"masked words are learnt from both sides, and {min(one_way)} reads from left to right only")
@@ -138,17 +140,21 @@ def _check_parts(run: RunConfig) -> None:
         _check_text_diffusion(run)
     if run.data.format == "recall":
         check_recall(run.data)
-        if run.tokenizer != TokenizerConfig():
-            raise ValueError(
-                "data.format = 'recall' brings a tokenizer of its own words; leave [tokenizer] out of the recipe"
-            )
+    if run.data.format in ("recall", "pixels") and run.tokenizer != TokenizerConfig():
+        brought = "words" if run.data.format == "recall" else "levels"
+        raise ValueError(
+            f"data.format = '{run.data.format}' brings a tokenizer of its own {brought}; leave [tokenizer] out of the "
+            "recipe"
+        )
 
 
 def _check_text_diffusion(run: RunConfig) -> None:
-    """Raises ValueError where network and data do not suit a denoiser of text."""
-    if run.data.format != "text":
-        raise ValueError(f"{run.objective} learns from running text, not from data.format = '{run.data.format}'")
-    if run.data.document_mask:
+    """Raises ValueError where network and data do not suit a denoiser of text or pixels."""
+    if run.data.format not in ("text", "pixels"):
+        raise ValueError(
+            f"{run.objective} learns from running text or pixels, not from data.format = '{run.data.format}'"
+        )
+    if run.data.format == "text" and run.data.document_mask:  # an image has its row for itself
         raise ValueError(
             "a denoiser reads both sides, so a mask of documents would tell it where they end; set "
             "data.document_mask = false"
@@ -186,7 +192,7 @@ def build_objective(experiment: Experiment, *, compiled: bool = False) -> Object
     match run.objective:
         case "autoregressive":
             # Where not every target counts, how many do differs from step to step.
-            varies = run.data.format != "text" or tokenizer.opening_id != tokenizer.eos_id
+            varies = run.data.format not in ("text", "pixels") or tokenizer.opening_id != tokenizer.eos_id
             kernel = torch.compile(slice_loss, dynamic=varies) if compiled else slice_loss
             return Autoregressive(kernel, run.train.label_smoothing)
         case "masked_lm":
@@ -206,7 +212,7 @@ def text_diffusion(run: RunConfig, tokenizer: Tokenizer) -> MaskedDiffusion | Un
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
     """The tokenizer of the run folder; else that of the checkpoint to start from or the recipe's file, copied there, or
-    that of a made-up task's words; else one trained on the training text."""
+    that of a made-up task's words or of pixels' levels; else one trained on the training text."""
     path = out / TOKENIZER
     if path.is_file():
         return load_tokenizer(path)
@@ -218,6 +224,8 @@ def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: Opened
         tokenizer = load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
     elif run.data.format == "recall":
         tokenizer = recall_tokenizer(run.data.recall)
+    elif run.data.format == "pixels":
+        tokenizer = pixel_tokenizer()
     else:
         tokenizer = train_tokenizer(training_texts(run, on_event), run.tokenizer, on_event)
     tokenizer.save(path)

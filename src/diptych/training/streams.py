@@ -11,10 +11,11 @@ from diptych.core.events import Handler
 from diptych.data.chat_store import ConversationStream, build_conversation_store
 from diptych.data.conversations import heldout_conversations, training_conversations
 from diptych.data.corpus import heldout_documents, training_documents
-from diptych.data.images import ImageStream, has_images, load_images, read_images, save_images
+from diptych.data.images import ImageSet, ImageStream, has_images, load_images, read_images, save_images
 from diptych.data.packing import TokenStore, build_token_store
 from diptych.data.pairs import PairStream, build_pair_store
 from diptych.data.parallel import heldout_pairs, training_pairs
+from diptych.data.pixels import PixelStream, check_pixels
 from diptych.data.recall import HELD_OUT, RecallStream
 from diptych.data.stream import SequenceStream, Stream
 from diptych.tokenizers.base import Tokenizer
@@ -45,6 +46,8 @@ def build_streams(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Han
             return _recall(run, tokenizer)
         case "images":
             return image_streams(run, out, on_event)
+        case "pixels":
+            return _pixels(run, out, tokenizer, on_event)
         case "text":
             return _texts(run, out, tokenizer, on_event)
 
@@ -88,15 +91,25 @@ def _recall(run: RunConfig, tokenizer: Tokenizer) -> Streams:
 
 
 def image_streams(run: RunConfig, out: Path, on_event: Handler) -> tuple[ImageStream, ImageStream]:
-    """The images of a run, read once and kept in its folder."""
+    """The images of a run."""
+    train, heldout = _images(run, out, on_event)
+    return ImageStream(train, seed=run.train.seed, shuffle=True), ImageStream(heldout, shuffle=False)
+
+
+def _pixels(run: RunConfig, out: Path, tokenizer: Tokenizer, on_event: Handler) -> Streams:
+    train, heldout = _images(run, out, on_event)
+    check_pixels(run.data, train, tokenizer)
+    opening = tokenizer.opening_id
+    return PixelStream(train, opening, seed=run.train.seed, shuffle=True), PixelStream(heldout, opening, shuffle=False)
+
+
+def _images(run: RunConfig, out: Path, on_event: Handler) -> tuple[ImageSet, ImageSet]:
+    """The images to learn from and those held out, read once and kept in the run's folder."""
     train, heldout = (out / "data" / name for name in ("train", "heldout"))
     if not (has_images(train) and has_images(heldout)):
         for images, folder in zip(read_images(run.data, on_event), (train, heldout), strict=True):
             save_images(images, folder)
-    return (
-        ImageStream(load_images(train), seed=run.train.seed, shuffle=True),
-        ImageStream(load_images(heldout), seed=run.train.seed, shuffle=False),
-    )
+    return load_images(train), load_images(heldout)
 
 
 def text_store(stream: Stream) -> TokenStore:
