@@ -75,7 +75,9 @@ def main(arguments: list[str]) -> int:
     error = "" if exact else f" ± {score.estimate_error:.4f}"
     kind = "exact" if exact else "bound, standard error"
     print(f"{'' if exact else 'at most '}{score.bits_per_dimension:.4f}{error} bits per dimension ({kind})")
-    print(f"{score.n_images:,} held-out images; standard error as an estimate for all others: {score.standard_error:.4f}")
+    print(
+        f"{score.n_images:,} held-out images; standard error as an estimate for all others: {score.standard_error:.4f}"
+    )
     return 0
 
 

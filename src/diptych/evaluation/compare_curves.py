@@ -3,8 +3,8 @@
 Held-out loss was measured at some steps of each run. Between them it is taken to be linear in the logarithm of compute
 or of epochs, over the range that both runs have gone through. Runs that differ in their seed alone are averaged, and
 drawn again with replacement for an interval (Efron 1979). With one run of a kind only the noise of its scores is drawn
-again: a bound is estimated in training from one draw a row, the same draw at every step, so that all scores of a run are
-off by about the same.
+again: in training a bound is estimated from one draw a row, the same draw at every step, so that all scores of a run
+are off by about the same.
 """
 
 from __future__ import annotations

@@ -45,14 +45,18 @@ def bits_bars(result: ComparisonResult, *, narrow: bool = False) -> Figure:
 
 
 def curves(result: ComparisonResult, *, narrow: bool = False) -> Figure:
-    """Held-out bits per byte against training compute and against epochs; where one overtakes, a line."""
+    """Held-out bits per byte against training compute and against epochs, with the standard deviation of a bound's
+    estimates; where one overtakes, a line."""
     with style():
         figure, panels = _panels(2, narrow)
         for axes, axis in zip(panels, AXES, strict=True):
             for number, (curve, of) in enumerate(zip(result.curves, result.trained, strict=True)):
                 points = curve.along(axis)
                 label = f"{of.run}: {of.paradigm}"
-                axes.plot([x for x, _ in points], [y for _, y in points], label=label, **_line(number))
+                places, bits = [x for x, _ in points], [y for _, y in points]
+                axes.plot(places, bits, label=label, **_line(number))
+                low, high = [y - curve.noise for y in bits], [y + curve.noise for y in bits]
+                axes.fill_between(places, low, high, color=_line(number)["color"], alpha=0.12, linewidth=0)
             for found in result.overtakings:
                 if found.axis == axis and found.at is not None:
                     axes.axvline(found.at, color=PALETTE["muted"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)

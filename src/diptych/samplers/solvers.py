@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -208,6 +208,7 @@ def _predict(x: Tensor, known: Past, sigma: float, after: float) -> Tensor:
     return extrapolate(x, known, after)
 
 
+@runtime_checkable
 class SolverFunction(Protocol):
     """What all solvers take."""
 
