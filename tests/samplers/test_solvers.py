@@ -134,7 +134,7 @@ def test_churn_keeps_the_distribution_at_second_order() -> None:
 
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_moments_of_the_data_on_the_usual_grid(name: SolverName) -> None:
-    """Every solver, from sigma 80 to 0: the data's mean and variance, to 1 % in 200 steps (order 1: 10 %). A mean that D
+    """From sigma 80 to 0: the data's mean and variance, to 1 % in 200 steps (order 1: 10 %). A mean that D
     is all the way is kept exactly by all but those that follow the angle, where it is a sine."""
     mean, variance = moments(SOLVERS[name].run, karras(200), 0.0)
     torch.testing.assert_close(mean, MEAN, rtol=0.0, atol=1e-5 if name.startswith("abm") else 1e-7)
