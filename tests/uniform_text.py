@@ -16,8 +16,8 @@ from diptych.diffusion.discrete import build_alpha_schedule
 class ExactText:
     """A joint distribution over sequences of `length` of `vocab` tokens, as a network that knows it.
 
-    What it gives at a position is the distribution of the clean token there given the noisy ones of all others, or given
-    all with `leave_one_out=False`. Tokens at the `given` places are known to be clean.
+    What it gives at a position is the distribution of the clean token there given the noisy ones of all others, or
+    given all with `leave_one_out=False`. Tokens at the `given` places are known to be clean.
     """
 
     output_bias = None
@@ -46,6 +46,10 @@ class ExactText:
         p = torch.where(fits, self.p, 0.0)
         return p / p.sum()
 
+    def number(self, x: Tensor) -> Tensor:
+        """Which of the sequences each row is."""
+        return (x * self.vocab_size ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
+
     def noise(self, t: Tensor) -> Tensor:
         """q(z | x) of an ordinary place at times t (b), as (b, vocab, vocab)."""
         alpha = self.schedule.alpha(t)[:, None, None]
@@ -55,7 +59,7 @@ class ExactText:
         self.seen.append(x)
         z, t, back = x, time, torch.arange(len(x))
         if len(x) > len(self.sequences) and bool((time == time[0]).all()):
-            z, back = x.unique(dim=0, return_inverse=True)
+            z, back = self.sequences, self.number(x)
             t = time[: len(z)]
         each = self.noise(t)[torch.arange(len(z))[:, None, None], z[:, None, :], self.sequences]  # (b, sequences, n)
         for place in self.given:

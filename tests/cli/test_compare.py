@@ -108,47 +108,34 @@ def test_texts_of_a_network_are_no_markup(compared: Path) -> None:
     assert "<script" not in html and "&lt;script&gt;" in html
 
 
-def test_an_interrupted_comparison_goes_on(
+def test_an_interrupted_comparison_ends_with_the_same_numbers(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = ["compare", str(runs["ar"]), str(runs["uniform"]), "--out", str(tmp_path / "out"), *FEW]
+    two = [shutil.copytree(runs[kind], tmp_path / kind) for kind in ("ar", "uniform")]
+    call = ["compare", *map(str, two), *FEW, "--out"]
+    assert main([*call, str(tmp_path / "whole")]) == 0
 
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(comparison.generation, "write", interrupted)
-        assert main(two) == 130
+        assert main([*call, str(tmp_path / "parts")]) == 130
     assert "goes on from here" in capsys.readouterr().err
-    assert (tmp_path / "out" / "stages" / "rows-1.json").is_file()
     with monkeypatch.context() as patched:
         patched.setattr(comparison, "score_rows", interrupted)  # what is kept is not measured again
-        assert main(two) == 0
-    assert main([*two, "--draws", "4"]) == 2
-    refused = capsys.readouterr().err
-    assert "differs in draws" in refused
-
-
-def test_the_same_seed_gives_the_same_numbers(runs: dict[str, Path], tmp_path: Path) -> None:
+        assert main([*call, str(tmp_path / "parts")]) == 0
     found = []
-    for name in ("a", "b"):
-        out = tmp_path / name
-        assert main(["compare", str(runs["ar"]), str(runs["uniform"]), "--out", str(out), *FEW]) == 0
-        record = json.loads((out / "compare.json").read_text())
+    for out in ("whole", "parts"):
+        record = json.loads((tmp_path / out / "compare.json").read_text())
         for score in record["generation"]:
             del score["tokens_per_second"]
         found.append(record)
     assert found[0] == found[1]
-
-
-def test_runs_that_changed_since_are_noticed(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    two = [shutil.copytree(runs[kind], tmp_path / kind) for kind in ("ar", "uniform")]
-    call = ["compare", *map(str, two), "--out", str(tmp_path / "out"), *FEW]
-    assert main(call) == 0
+    assert main([*call, str(tmp_path / "parts"), "--draws", "4"]) == 2
+    assert "differs in draws" in capsys.readouterr().err
     (two[0] / "model.safetensors").write_bytes((two[1] / "model.safetensors").read_bytes())
-    assert main(call) == 2
+    assert main([*call, str(tmp_path / "parts")]) == 2
     assert "differs in weights" in capsys.readouterr().err
 
 

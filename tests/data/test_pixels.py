@@ -60,7 +60,7 @@ class Pairs:
 
     def states(self, x: Tensor, *, mask: Mask, **others: object) -> Tensor:
         logits = torch.full((*x.shape, self.vocab_size), NEVER, dtype=torch.float64)
-        ones = torch.where(x == EOS, 1 / 4, torch.where(x == 0, 1 / 3, 1 / 2)).double()
+        ones = torch.tensor([1 / 3, 1 / 2, 1 / 4], dtype=torch.float64)[x.clamp(max=2)]  # after 0, after 1, at first
         logits[..., 0], logits[..., 1] = (1 - ones).log(), ones.log()
         return logits
 

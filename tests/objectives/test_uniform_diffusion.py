@@ -174,6 +174,21 @@ def test_gradients_are_those_of_the_sum_written_down() -> None:
         assert objective("cosine", vocab).loss(model, batch, rng).total.item() == pytest.approx(total.item(), rel=1e-10)
 
 
+def test_times_of_a_step_are_spread_evenly_and_do_not_depend_on_how_it_is_cut() -> None:
+    class Times(Bigrams):
+        def states(self, x: Tensor, *, mask: object, time: Tensor, positions: object = None) -> Tensor:
+            self.seen.append(time)
+            return self.embedding[x]
+
+    model, n = Times(5), 64
+    batch = Batch(x=torch.ones(n, 3, dtype=torch.long), sample_ids=torch.arange(n) + 7, places=torch.arange(n))
+    whole = objective(vocab=5).loss(model, batch, Rng(0)).total
+    parts = [objective(vocab=5).loss(model, batch.rows(i, i + 16), Rng(0)).total for i in range(0, n, 16)]
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+    gaps = model.seen[0].sort().values.diff()
+    assert float(gaps.max()) < 2.7 / n and torch.equal(model.seen[0], torch.cat(model.seen[1:]))
+
+
 def test_tokens_are_replaced_evenly_and_as_often_as_the_time_says() -> None:
     n, vocab = 3000, 4
     x = torch.full((n, 5), 2)

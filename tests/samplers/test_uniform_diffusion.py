@@ -19,12 +19,6 @@ from tests.uniform_text import ExactText
 GAP = -1
 
 
-def number(text: ExactText, canvas: Tensor) -> Tensor:
-    """Which of the text's sequences each row is."""
-    places = text.vocab_size ** torch.arange(canvas.shape[1] - 1, -1, -1)
-    return (canvas * places).sum(1)
-
-
 def law(text: ExactText, row: list[int], steps: int) -> Tensor:
     """The exact distribution of what is drawn after that many steps, by the whole transition matrix of each."""
     z = text.sequences[[all(g in (GAP, t) for g, t in zip(row, s, strict=True)) for s in text.sequences.tolist()]]
@@ -40,14 +34,14 @@ def law(text: ExactText, row: list[int], steps: int) -> Tensor:
             transition *= each[:, z[:, place]]
         p = p @ transition
     whole = torch.zeros(len(text.sequences), dtype=torch.float64)
-    whole[number(text, z)] = p
+    whole[text.number(z)] = p
     return whole
 
 
 def statistic(text: ExactText, drawn: Tensor, p: Tensor) -> tuple[float, int]:
     """Pearson's chi-square of rows against probabilities, and its degrees of freedom."""
     possible = p > 0
-    counts = torch.bincount(number(text, drawn), minlength=len(p)).double()
+    counts = torch.bincount(text.number(drawn), minlength=len(p)).double()
     assert not bool(counts[~possible].any())
     expected = p[possible] * len(drawn)
     assert float(expected.min()) > 4
@@ -84,9 +78,9 @@ def test_a_step_is_bayes_rule_averaged_over_what_is_believed(alpha_t: float, alp
 def test_what_is_drawn_converges_to_the_text_at_first_order(schedule: AlphaScheduleName, row: list[int]) -> None:
     text = ExactText(schedule, given=[i for i, token in enumerate(row) if token != GAP])
     p = text.conditional(row)
-    errors = [float((law(text, row, steps) - p).abs().sum() / 2) for steps in (32, 64, 128, 256)]
+    errors = [float((law(text, row, steps) - p).abs().sum() / 2) for steps in (32, 64, 128)]
     ratios = [coarse / fine for coarse, fine in itertools.pairwise(errors)]
-    assert errors[-1] < 4e-3 and errors[0] > 3e-4
+    assert errors[-1] < 8e-3 and errors[0] > 3e-4
     assert ratios[-1] == pytest.approx(2.0, abs=0.1), (errors, ratios)
 
 
@@ -104,13 +98,13 @@ def test_draws_are_of_the_text_and_of_nothing_near_it(row: list[int]) -> None:
 
     Draws with few steps follow the enumerated law of as many steps and, being what the test should find, not the text.
     """
-    text, n = ExactText(given=[i for i, token in enumerate(row) if token != GAP]), 12_000
+    text, n = ExactText(given=[i for i, token in enumerate(row) if token != GAP]), 6000
     p, coarse = text.conditional(row), law(text, row, 4)
     degrees = int((p > 0).sum()) - 1
     limit = float(chi2.isf(1e-3, degrees))
     apart = float(((coarse - p).square() / p.clamp_min(1e-300)).sum())
     assert ncx2.sf(limit, degrees, n * apart) > 0.999
-    many = draw(text, row, 256, n)[-1]
+    many = draw(text, row, 128, n)[-1]
     assert statistic(text, many, p)[0] < limit
     few = draw(text, row, 4, n)[-1]
     assert statistic(text, few, coarse)[0] < limit
@@ -162,12 +156,6 @@ def test_without_temperature_the_last_step_takes_the_likeliest() -> None:
     frames = list(sampler.sample(text, CanvasRequest(canvas=[[1, GAP, GAP, GAP]] * 50, mask_id=GAP), Rng(1)))
     last = text.states(frames[-2].state, mask=None, time=torch.full((50,), 0.2, dtype=torch.float64))
     assert torch.equal(frames[-1].state[:, 1:], last.argmax(-1)[:, 1:])
-    cold = list(
-        UniformDiffusionSampler(steps=5, temperature=1e-3).sample(
-            text, CanvasRequest(canvas=[[1, GAP, GAP, GAP]] * 50, mask_id=GAP), Rng(1)
-        )
-    )
-    assert torch.equal(cold[-1].state, frames[-1].state)
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -116,8 +116,8 @@ def _sampler(options: Options, run: RunConfig) -> MaskedDiffusionSampler | Unifo
         steps=options.steps,
         unmask=options.unmask,
         temperature=options.temperature,
-        threshold=options.threshold,
-        entropy_bound=options.entropy_bound,
+        threshold=options.threshold if options.unmask == "threshold" else None,
+        entropy_bound=options.entropy_bound if options.unmask == "entropy" else None,
         schedule=run.text_diffusion.schedule,
         block_length=run.text_diffusion.block_length,
     )
@@ -128,7 +128,7 @@ def _request(options: Options, run: RunConfig, opened: OpenedModel, prompt: str,
     from diptych.samplers.canvas import CanvasRequest
 
     tokenizer, config = opened.tokenizer, language_model(opened).config
-    hidden = tokenizer.vocab_size if run.objective == "uniform_diffusion" else mask_id_of(tokenizer)
+    hidden = -1 if run.objective == "uniform_diffusion" else mask_id_of(tokenizer)
     canvas = canvas_of(prompt, tokenizer, hidden, options.length)
     longest = run.data.sequence_length + 1
     if run.text_diffusion.block_length is None and len(canvas) > longest:
@@ -172,7 +172,7 @@ def _watched(
             passing.append(frame)
             yield frame
 
-    hidden = request.mask_id if request.mask_id < tokenizer.vocab_size else None
+    hidden = request.mask_id if request.mask_id >= 0 else None
     with Live(auto_refresh=False, transient=False) as screen:
         for canvas in canvases(passed(), tokenizer, given=given, mask_id=hidden):
             kept.append(canvas)

@@ -26,12 +26,13 @@ from diptych.diffusion.discrete import build_alpha_schedule
 from diptych.nn.masks import Full
 from diptych.nn.precision import matmul_dtype
 from diptych.objectives.cross_entropy import CHUNK_ELEMENTS, SliceLoss, cross_entropy_sum
+from diptych.objectives.masked_diffusion import OVER_ROWS
 
 EARLIEST = 1e-4
-"""Times are clipped to [EARLIEST, 1 - EARLIEST], for a replaced token weighs 1 / (1 - alpha). Below, the integrand grows
-by at most -alpha' log(1 / t) a token, so that the bound comes out too small by at most 1.6e-4 nats a token (1e-4 under
-the linear schedule, 1e-8 under the square one); above, it falls to zero, and the bound comes out larger, by 1e-6 to 1e-3
-nats a token, more for more tokens."""
+"""Times are clipped to [EARLIEST, 1 - EARLIEST], for a replaced token weighs 1 / (1 - alpha). Below, the integrand
+grows by at most -alpha' log(1 / t) a token, so that the bound comes out too small by at most 1.6e-4 nats a token (1e-4
+under the linear schedule, 1e-8 under the square one); above, it falls to zero, and the bound comes out larger, by 1e-6
+to 1e-3 nats a token, the more tokens there are."""
 
 
 def divergence(
@@ -73,15 +74,19 @@ class UniformDiffusion:
     def loss(self, model: TokenPredictor, batch: Batch, rng: Rng) -> Loss:
         """An unbiased estimate of the bound in nats, summed over the targets of all rows, at one time a row.
 
-        Raises ValueError where the network's vocabulary is another one.
+        Times of rows that have places in a step leave no large gaps. Raises ValueError where the network's vocabulary
+        is another one.
         """
-        t = rng.uniform("time", batch.sample_ids)
-        states, places = self._noisy(model, batch, t, rng)
+        ids, places = batch.sample_ids, batch.places
+        t = rng.uniform("time", ids)
+        if places is not None:
+            t = (rng.uniform("time", ids.new_zeros(1)) + places * OVER_ROWS) % 1.0
+        states, told = self._noisy(model, batch, t, rng)
         if torch.is_grad_enabled():
             rows = torch.arange(len(states), device=states.device)
-            total = cross_entropy_sum(states, model.unembedding, rows, places.slice_loss(), bias=model.output_bias)
+            total = cross_entropy_sum(states, model.unembedding, rows, told.slice_loss(), bias=model.output_bias)
         else:
-            total = places.each(states, model.unembedding, model.output_bias).sum()
+            total = told.each(states, model.unembedding, model.output_bias).sum()
         return Loss(total=total, count=len(states))
 
     @torch.no_grad()
@@ -101,8 +106,8 @@ class UniformDiffusion:
         for part in range(parts):
             pair = []
             for i in (0, 1):
-                states, places = self._noisy(model, batch, (part + at[:, part, i]) / parts, rng.fold(part, i))
-                each = places.each(states, model.unembedding, model.output_bias)
+                states, told = self._noisy(model, batch, (part + at[:, part, i]) / parts, rng.fold(part, i))
+                each = told.each(states, model.unembedding, model.output_bias)
                 pair.append(torch.zeros(counted.shape, dtype=each.dtype, device=each.device))
                 pair[i][counted] = each
             first, second = pair[0].sum(1), pair[1].sum(1)
@@ -118,7 +123,7 @@ class UniformDiffusion:
         stays = rng.uniform("stays", sample_ids, x.shape[1]) < alpha[:, None]
         return torch.where(stays, x, (rng.uniform("token", sample_ids, x.shape[1]) * self.vocab_size).long())
 
-    def _noisy(self, model: TokenPredictor, batch: Batch, t: Tensor, rng: Rng) -> tuple[Tensor, _Places]:
+    def _noisy(self, model: TokenPredictor, batch: Batch, t: Tensor, rng: Rng) -> tuple[Tensor, _Told]:
         """The network's states at the targets that count, of the rows at times t (b), and what is to be told there."""
         n = self.vocab_size
         if len(model.unembedding) != n:
@@ -129,14 +134,14 @@ class UniformDiffusion:
         z = torch.where(counted, self.corrupt(x, alpha, batch.sample_ids, rng), x)
         states = model.states(torch.cat([batch.x[:, :1], z], 1), mask=Full(), time=t, positions=batch.positions)[:, 1:]
         rate, odds = -schedule.slope(t) / (n * alpha), n * alpha / (1.0 - alpha)
-        places = _Places(
+        told = _Told(
             x[counted], z[counted], odds[:, None].expand(x.shape)[counted], rate[:, None].expand(x.shape)[counted]
         )
-        return states[counted], places
+        return states[counted], told
 
 
 @dataclass(frozen=True)
-class _Places:
+class _Told:
     """What is to be told at each of n positions: the token x given z, at the odds and the forward rate of its time."""
 
     x: Int[Tensor, " n"]
@@ -155,9 +160,9 @@ class _Places:
             del smoothing
             with torch.enable_grad():
                 leaf = logits.detach().requires_grad_()
-                total = self.nats(leaf, rows).sum()
-            (gradient,) = torch.autograd.grad(total, leaf)
-            return total.detach(), gradient
+                each = self.nats(leaf, rows)
+                (gradient,) = torch.autograd.grad(each.sum(), leaf)
+            return each.detach(), gradient
 
         return slice_loss
 

@@ -60,10 +60,10 @@ class Comparison:
         self.contenders = [open_contender(Path(run), device, on_event) for run in config.runs]
         self.names = short_names([contender.path for contender in self.contenders])
         self.reference = next((c for c in self.contenders if c.is_autoregressive), None)
-        if self.reference is None and config.judge is None:
-            raise ValueError("none of these runs continues text, so name a model that judges their texts by --judge")
         self.length = config.length or min(contender.length for contender in self.contenders)
         self._check_length()
+        self.judge_path = self._judge_path()
+        self.judge = generation.open_judge(self.judge_path, device)
         settings = {
             **asdict(config),
             "weights": [weights_digest(contender.path) for contender in self.contenders],
@@ -95,8 +95,8 @@ class Comparison:
             heldout=heldout_scores(self.contenders, self.names, rows, reference),
             curves=lines,
             overtakings=all_overtakings(self.contenders, lines, self.config.seed),
-            judge=str(self._judge_path()),
-            judge_contends=any(self._judge_path().resolve() == c.path.resolve() for c in self.contenders),
+            judge=str(self.judge_path),
+            judge_contends=any(self.judge_path.resolve() == c.path.resolve() for c in self.contenders),
             length=self.length,
             generation=scores,
             texts=texts,
@@ -145,11 +145,12 @@ class Comparison:
     def _judge_path(self) -> Path:
         if self.config.judge is not None:
             return Path(self.config.judge)
-        assert self.reference is not None
+        if self.reference is None:
+            raise ValueError("none of these runs continues text, so name a model that judges their texts by --judge")
         return self.reference.path
 
     def _generation(self) -> tuple[tuple[generation.GenerationScore, ...], tuple[TextOf, ...]]:
-        config, judge = self.config, generation.open_judge(self._judge_path(), self.device)
+        config, judge = self.config, self.judge
         cells = [
             (i, contender, rate)
             for i, contender in enumerate(self.contenders)

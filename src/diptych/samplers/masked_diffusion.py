@@ -186,7 +186,7 @@ def draw(logits: Float[Tensor, "m v"], temperature: float, uniform: Float[Tensor
     """The tokens at which each row's distribution function reaches the number in (0, 1); temperature 0: the likeliest.
 
     In float64: in float32 neither the sums nor the random numbers would tell a probability of 1e-8 from none, which
-    sharpens what is drawn (Zheng et al. 2025, section 4). A token of probability zero is never the first to reach it.
+    sharpens what is drawn (Zheng et al. 2025). A token of probability zero is never the first to reach it.
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -24,7 +24,7 @@ def set_sizes(gaps: int, steps: int | None, schedule: AlphaScheduleName) -> list
     """How many of `gaps` positions each step reveals: time runs evenly from 1 to 0, and alpha of all are revealed.
 
     From time t to s that is the share (alpha_s - alpha_t) / (1 - alpha_t) of those still masked, as under the reverse
-    of the forward process (Sahoo et al. 2024, equation 7), rounded so that each step reveals at least one. steps: None,
+    of the forward process (Sahoo et al. 2024), rounded so that each step reveals at least one. steps: None,
     or as many as gaps or more: one a step.
     """
     count = gaps if steps is None else min(steps, gaps)
@@ -52,7 +52,7 @@ def within_entropy(entropy: Float[Tensor, "b n"], left: Bool[Tensor, "b n"], bou
     """The most positions whose entropies without the largest add up to at most `bound`, and one in any case.
 
     What those drawn together lose, their conditional total correlation, is no more: their joint entropy is at least the
-    largest of them (the EB sampler, Ben-Hamu et al. 2025, equation 9). `entropy` in nats.
+    largest of them (the EB sampler, Ben-Hamu et al. 2025). `entropy` in nats.
     """
     ordered, order = entropy.masked_fill(~left, torch.inf).sort(dim=1, stable=True)
     before = torch.cat((torch.zeros_like(ordered[:, :1]), ordered[:, :-1].cumsum(1)), dim=1)
