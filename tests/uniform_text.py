@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,12 @@ class ExactText:
         """q(z | x) of an ordinary place at times t (b), as (b, vocab, vocab)."""
         alpha = self.schedule.alpha(t)[:, None, None]
         return alpha * torch.eye(self.vocab_size, dtype=torch.float64) + (1.0 - alpha) / self.vocab_size
+
+    def __call__(self, x: Tensor, **given: Any) -> Tensor:
+        return self.states(x, **given)
+
+    def new_cache(self, batch_size: int, max_length: int) -> None:
+        raise NotImplementedError
 
     def states(self, x: Tensor, *, mask: object, time: Tensor, positions: object = None) -> Tensor:
         self.seen.append(x)

@@ -106,10 +106,12 @@ def test_the_bound_of_one_who_knows_the_distribution_is_its_entropy(block_length
         PixelStream(pairs({pair: int(8 * p) for pair, p in PAIRS.items()}), opening, shuffle=False),
         device=torch.device("cpu"),
     )
-    assert score.kind == "bound" and score.estimate_error is not None
-    assert score.bits_per_dimension == pytest.approx(0.875, abs=4 * score.estimate_error + 1e-6)
-    # Blocks of one pixel are the chain rule, of which nothing is estimated.
-    assert (score.estimate_error < 1e-9) if block_length == 1 else (0 < score.estimate_error < 0.05)
+    if block_length == 1:  # the chain rule, of which nothing is estimated
+        assert score.kind == "exact" and score.estimate_error is None
+        assert score.bits_per_dimension == pytest.approx(0.875, abs=1e-9)
+    else:
+        assert score.kind == "bound" and score.estimate_error is not None and score.estimate_error < 0.05
+        assert score.bits_per_dimension == pytest.approx(0.875, abs=4 * score.estimate_error + 1e-9)
 
 
 def test_the_first_images_alone_are_scored() -> None:

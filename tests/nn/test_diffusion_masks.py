@@ -24,7 +24,7 @@ def _block(position: int, block: int) -> int:
     return 0 if position == 0 else 1 + (position - 1) // block
 
 
-@pytest.mark.parametrize(("length", "block"), product((1, 2, 5, 8), (1, 2, 3, 8, 9)))
+@pytest.mark.parametrize(("length", "block"), [*product((1, 2, 5, 8), (1, 2, 3, 8, 9))])
 def test_masks_equal_their_definitions(length: int, block: int) -> None:
     """Arriola et al. 2025, section 3.2: M_BD, M_OBC and M_BC, of rows whose first token is a block."""
     where = [(True, i + 1) for i in range(length)] + [(False, i) for i in range(length + 1)]

@@ -146,6 +146,9 @@ class Bigrams(torch.nn.Module):
         self.unembedding = torch.nn.Parameter(torch.randn(vocab, 6, generator=generator, dtype=torch.float64))
         self.seen: list[Tensor] = []
 
+    def new_cache(self, batch_size: int, max_length: int) -> None:
+        raise NotImplementedError
+
     def states(self, x: Tensor, *, mask: object, time: Tensor, positions: object = None) -> Tensor:
         self.seen.append(x)
         return self.embedding[x]

@@ -37,12 +37,12 @@ class Batch:
     """Examples for one micro-batch.
 
     `x` holds tokens (b, t) or continuous data (b, ...). `sample_ids` numbers the examples globally, so that
-    noise keyed by them survives re-batching, resharding and resume. `places` (b) are their places in the order of
-    training, from the first step on: noise that is spread evenly over a step is spread by them. `documents` (b, t) numbers the documents
-    that share a row: attention must not cross them. `positions` (b, t) counts from each document's first token
-    in the row. `counted` (b, t - 1) says which of the targets x[:, 1:] count. `cond` is what the examples are
-    conditioned on, for translation the source's tokens (b, s), of which `cond_lengths` (b) are no padding. `n_bytes` is
-    the UTF-8 length of what the loss predicts, by which nats become bits per byte.
+    noise keyed by them survives re-batching, resharding and resume. `places` (b) numbers them in the order of
+    training, from the first step on, so that what is spread evenly over a step survives them too. `documents` (b, t)
+    numbers the documents that share a row: attention must not cross them. `positions` (b, t) counts from each
+    document's first token in the row. `counted` (b, t - 1) says which of the targets x[:, 1:] count. `cond` is what the
+    examples are conditioned on, for translation the source's tokens (b, s), of which `cond_lengths` (b) are no padding.
+    `n_bytes` is the UTF-8 length of what the loss predicts, by which nats become bits per byte.
     """
 
     x: Tensor

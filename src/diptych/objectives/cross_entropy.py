@@ -80,7 +80,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += gradient.T @ part
             if grad_bias is not None:
-                grad_bias += gradient.sum(0, dtype=total.dtype) if scale is None else gradient.T.to(factor.dtype) @ factor
+                of_bias = gradient if scale is None else gradient * factor[:, None]
+                grad_bias += of_bias.sum(0, dtype=total.dtype)
         ctx.save_for_backward(grad_states, grad_weight, grad_bias)
         return total
 
@@ -106,7 +107,8 @@ def cross_entropy_sum(
     """Sum over the n positions of -log softmax(states @ weight.T + bias)[target] in nats, each times its `scale` where
     given, never holding n x v logits.
 
-    A bias of -inf excludes a token. `slice_loss` may be the compiled form of this module's. Without gradients, as in scoring, nothing is smoothed.
+    A bias of -inf excludes a token. `slice_loss` may be the compiled form of this module's. Without gradients, as in
+    scoring, nothing is smoothed.
     """
     if not torch.is_grad_enabled():
         each = cross_entropy_each(states, weight, targets, bias)

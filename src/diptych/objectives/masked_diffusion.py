@@ -48,7 +48,7 @@ class Targets:
         """(b, length) as (b, blocks, size), `fill` where there is no target."""
         _, blocks, size = self.counted.shape
         padded = F.pad(values, (0, blocks * size - self.length), value=fill)
-        return padded.unflatten(1, (blocks, size)).masked_fill(~self.counted, fill)
+        return padded.view(-1, blocks, size).masked_fill(~self.counted, fill)
 
     def by_row(self, values: Tensor) -> Tensor:
         """(b, blocks, size) as (b, length)."""
@@ -124,41 +124,39 @@ class MaskedDiffusion:
         """The bound on each row's negative log-likelihood in nats and its standard error; of the targets that are
         `counted`, if given. In blocks of one token it is exact.
 
-        `draws` evaluations of the network a row. The numbers of hidden tokens come from `draws` / 4 equal parts of
-        1..n: two independent pairs a part, whose difference is that part's error. The two numbers of a pair lie
-        opposite each other in their part, so that what is linear in them cancels. Successive draws hide different
-        tokens until all have been hidden, which errs less than the standard error says, if at all. Raises ValueError
-        for `draws` that are no multiple of 4, or documents that are kept apart.
+        `draws` evaluations of the network a row, half of them for each of two independent estimates. The numbers of
+        hidden tokens come in pairs from equal parts of 1..n, opposite each other in their part, so that what is linear
+        in them cancels; and successive draws hide different tokens until all have been hidden. The standard error is
+        half the difference of the two estimates, block by block: right on average over blocks and rows, and rough for a
+        single one. Raises ValueError for `draws` that are no multiple of 4, or documents that are kept apart.
         """
         if draws < 4 or draws % 4:
-            raise ValueError(f"draws={draws} must be a multiple of 4: two pairs in each part of the numbers of masks")
+            raise ValueError(
+                f"draws={draws} must be a multiple of 4: two estimates by pairs of numbers of hidden tokens"
+            )
         targets = self._targets(batch, batch.counted if counted is None else counted)
         count = targets.n.sum(1)
         if self.config.block_length == 1:
             nats = self.hidden_nats(model, batch.x, targets.by_row(targets.counted)).sum(1)
             return Likelihood(nats=nats, count=count, kind="exact")
-        parts = draws // 4
-        at = rng.uniform("numbers", batch.sample_ids, parts, 2, targets.n.shape[1])
-        dealt = [Dealt(targets, batch.sample_ids, rng.fold("pair", i)) for i in (0, 1)]
-        nats, variance = torch.zeros_like(at[:, 0, 0]), torch.zeros_like(at[:, 0, 0])
-        for part in range(parts):
-            pair = [
-                self._estimate(model, batch.x, targets, dealt[i], (part + place) / parts)
-                + self._estimate(model, batch.x, targets, dealt[i], (part + 1.0 - place) / parts)
-                for i, place in enumerate(at[:, part].unbind(1))
-            ]
-            nats += (pair[0] + pair[1]) / draws
-            variance += ((pair[0] - pair[1]) / draws).square()
-        return Likelihood(nats=nats.sum(1), count=count, kind="bound", standard_error=variance.sum(1).sqrt())
+        one, other = (self._bound(model, batch, targets, rng.fold("estimate", i), draws // 2) for i in (0, 1))
+        error = (0.5 * (one - other)).square().sum(1).sqrt()
+        return Likelihood(nats=(0.5 * (one + other)).sum(1), count=count, kind="bound", standard_error=error)
 
-    def _estimate(
-        self, model: TokenPredictor, x: Int[Tensor, "b n"], targets: Targets, dealt: Dealt, place: Float[Tensor, "b j"]
+    def _bound(
+        self, model: TokenPredictor, batch: Batch, targets: Targets, rng: Rng, draws: int
     ) -> Float[Tensor, "b j"]:
-        """The bound of each block by one number of hidden tokens, at a place in (0, 1) from the fewest to the most."""
-        n = targets.n
-        k = torch.minimum((place * n).long() + 1, n.clamp(min=1))
-        each = self.hidden_nats(model, x, targets.by_row(dealt.next(k)))
-        return targets.by_block(each, 0.0).sum(-1) * n / k
+        """An unbiased estimate of each block's bound."""
+        parts, n = draws // 2, targets.n
+        places = rng.uniform("numbers", batch.sample_ids, parts, n.shape[1])
+        dealt = Dealt(targets, batch.sample_ids, rng)
+        total = torch.zeros_like(places[:, 0])
+        for part in range(parts):
+            for place in (places[:, part], 1.0 - places[:, part]):
+                k = torch.minimum(((part + place) / parts * n).long() + 1, n.clamp(min=1))
+                each = self.hidden_nats(model, batch.x, targets.by_row(dealt.next(k)))
+                total += targets.by_block(each, 0.0).sum(-1) * n / k
+        return total / draws
 
     @torch.no_grad()
     def hidden_nats(
@@ -185,7 +183,7 @@ class MaskedDiffusion:
         n = targets.n[..., None]
         if self.config.estimator == "count":
             k = (spread * n).long() + 1
-            return (targets.order(uniform) < k) & targets.counted, n / k
+            return (targets.order(uniform) < k) & targets.counted, n.double() / k
         schedule = build_alpha_schedule(self.config.schedule)
         gone = 1.0 - schedule.alpha(spread)
         return targets.by_block(uniform, 1.0) < gone, -schedule.slope(spread) / gone
@@ -193,8 +191,11 @@ class MaskedDiffusion:
     def _spread(self, batch: Batch, rng: Rng, blocks: int) -> Float[Tensor, "b j"]:
         """Uniform numbers in [0, 1), each alone; together they leave no large gaps among the blocks of a row, nor among
         rows that have places in a step."""
-        ids, places = batch.sample_ids, batch.places
-        first = rng.uniform("time", ids) if places is None else rng.uniform("time", ids.new_zeros(1)) + places * OVER_ROWS
+        ids = batch.sample_ids
+        if batch.places is None:
+            first = rng.uniform("time", ids)
+        else:
+            first = rng.uniform("time", ids.new_zeros(1)) + batch.places * OVER_ROWS
         return (first[:, None] + torch.arange(blocks, device=ids.device) * OVER_BLOCKS) % 1.0
 
     def _hidden_states(

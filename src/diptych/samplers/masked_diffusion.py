@@ -161,9 +161,10 @@ class MaskedDiffusionSampler:
 
     def _table(self, left: Bool[Tensor, "b n"]) -> Int[Tensor, "b s"]:
         """How many positions each step reveals in each row."""
-        sizes = [self.sizes(gaps) for gaps in left.sum(1).tolist()]
+        gaps, rows = left.sum(1).unique(return_inverse=True)
+        sizes = [self.sizes(number) for number in gaps.tolist()]
         most = max(map(len, sizes))
-        return torch.tensor([row + [0] * (most - len(row)) for row in sizes], dtype=torch.long, device=left.device)
+        return torch.tensor([row + [0] * (most - len(row)) for row in sizes], device=left.device).long()[rows]
 
     def _scores(self, model: TokenPredictor, states: Tensor, left: Tensor, allowed: Tensor) -> Float[Tensor, "b n"]:
         parts = states[left].split(max(1, CHUNK_ELEMENTS // model.vocab_size))
