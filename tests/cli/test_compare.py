@@ -20,7 +20,7 @@ from diptych.training.prepare import build_tokenizer, text_diffusion
 from diptych.training.streams import build_streams, text_store
 from tests.text_runs import train_text_runs
 
-FEW = ["--rows", "0", "--draws", "2", "--samples", "3", "--rounds", "2", "--tokens-per-step", "1", "4"]
+FEW = ["--rows", "0", "--draws", "4", "--samples", "3", "--rounds", "2", "--tokens-per-step", "1", "4"]
 FEW += ["--batch-size", "16", "--device", "cpu"]
 
 
@@ -74,7 +74,7 @@ def test_the_numbers_are_those_of_the_single_measurements(compared: Path, runs: 
     run = load_recipe(folder)
     model, tokenizer = load_language_model(folder)
     store = text_store(build_streams(run, folder, build_tokenizer(run, folder, print), print)[1])
-    bound = score_bound(model, store, text_diffusion(run, tokenizer), context=32, draws=2)
+    bound = score_bound(model, store, text_diffusion(run, tokenizer), context=32, draws=4)
     score = result.heldout[3]
     assert score.run == "uniform" and score.bits_per_byte == pytest.approx(bound.bits_per_byte, rel=1e-6)
     assert score.bits_per_byte_error == pytest.approx(bound.bits_per_byte_error, rel=1e-6)
@@ -132,7 +132,7 @@ def test_an_interrupted_comparison_ends_with_the_same_numbers(
             del score["tokens_per_second"]
         found.append(record)
     assert found[0] == found[1]
-    assert main([*call, str(tmp_path / "parts"), "--draws", "4"]) == 2
+    assert main([*call, str(tmp_path / "parts"), "--draws", "8"]) == 2
     assert "differs in draws" in capsys.readouterr().err
     (two[0] / "model.safetensors").write_bytes((two[1] / "model.safetensors").read_bytes())
     assert main([*call, str(tmp_path / "parts")]) == 2
@@ -147,7 +147,7 @@ def test_an_interrupted_comparison_ends_with_the_same_numbers(
         (["{masked}", "{uniform}"], "name a model that judges their texts by --judge"),
         (["{ar}", "{masked}", "--judge", "{uniform}"], "cannot judge any"),
         (["{ar}", "{masked}", "--length", "33"], "--length 33 is more than the 32"),
-        (["{ar}", "{masked}", "--draws", "1"], "draws=1 must be even"),
+        (["{ar}", "{masked}", "--draws", "1"], "draws=1 must be a multiple of 4"),
     ],
 )
 def test_wrong_calls_are_refused_in_one_line(

@@ -144,13 +144,20 @@ def test_the_channels_of_a_pixel_stand_side_by_side() -> None:
     assert tokens.tolist() == [[EOS, 1, 5, 2, 6, 3, 7, 4, 8]]
 
 
-def test_a_token_is_a_level(tmp_path: Path) -> None:
-    tokenizer = pixel_tokenizer()
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_a_token_is_a_level(tmp_path: Path, levels: int) -> None:
+    tokenizer = pixel_tokenizer(levels)
     tokenizer.save(tmp_path / "tokenizer.json")
     read = load_tokenizer(tmp_path / "tokenizer.json")
-    assert read.vocab_size == Pairs.vocab_size and read.opening_id == EOS == read.special_tokens["<|endoftext|>"]
-    assert read.special_tokens["<|mask|>"] == 257
-    assert all(read.token_bytes(level) == bytes([level]) for level in range(256))
+    assert read.vocab_size == levels + 2 and read.opening_id == levels == read.special_tokens["<|endoftext|>"]
+    assert read.special_tokens["<|mask|>"] == levels + 1
+    assert all(read.token_bytes(level) == bytes([level]) for level in range(levels))
+    assert read.encode("\x00\x01\x00").tolist() == [0, 1, 0]
+    if levels == 17:
+        with pytest.raises(ValueError, match="byte 18 of the text is none of the 17 levels"):
+            read.encode("\x01\x12")
+    with pytest.raises(ValueError, match="2 to 256 levels, not 257"):
+        pixel_tokenizer(257)
 
 
 def test_every_image_comes_once_an_epoch() -> None:
@@ -165,9 +172,9 @@ def test_every_image_comes_once_an_epoch() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     images = ImageSet(pixels=np.zeros((2, 3, 2, 4), np.uint8), levels=256)
-    check_pixels(DataConfig(sequence_length=24), images, pixel_tokenizer())
+    check_pixels(DataConfig(sequence_length=24), images, pixel_tokenizer(256))
     with pytest.raises(ValueError, match=r"2 x 4 pixels of 3 channels, 24 numbers each.*set data.sequence_length = 24"):
-        check_pixels(DataConfig(sequence_length=8), images, pixel_tokenizer())
+        check_pixels(DataConfig(sequence_length=8), images, pixel_tokenizer(256))
     letters = CharacterTokenizer("abc", ("<|mask|>",))
     letters.pieces[0] = b"x"
     with pytest.raises(ValueError, match="token v of the tokenizer does not stand for level v of 0 to 255"):

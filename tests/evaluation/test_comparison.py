@@ -330,7 +330,7 @@ def test_entropies_of_rows() -> None:
     [
         ({"runs": ("a",)}, "at least two different runs"),
         ({"runs": ("a", "a")}, "at least two different runs"),
-        ({"draws": 3}, "draws=3 must be even"),
+        ({"draws": 3}, "draws=3 must be a multiple of 4"),
         ({"samples": 1}, "rows and samples must be at least 2"),
         ({"rounds": 0}, "at least 1"),
         ({"tokens_per_step": (2, 1)}, "tokens_per_step must be numbers from 1 on that rise"),

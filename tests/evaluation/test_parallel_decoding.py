@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from diptych.core.random import Rng
-from diptych.evaluation.parallel_decoding import estimate_price, exact_price, mean_entropies, total_correlation
-from diptych.samplers.canvas import CanvasRequest
-from diptych.samplers.masked_diffusion import MaskedDiffusionSampler
 from tests.exact_text import ExactText, random_text
 from tests.samplers.drawn import (
     Path,
@@ -25,6 +20,11 @@ from tests.samplers.drawn import (
     paths,
     surest_first,
 )
+
+from diptych.core.random import Rng
+from diptych.evaluation.parallel_decoding import estimate_price, exact_price, mean_entropies, total_correlation
+from diptych.samplers.canvas import CanvasRequest
+from diptych.samplers.masked_diffusion import MaskedDiffusionSampler
 
 LN2 = math.log(2.0)
 
@@ -52,9 +52,9 @@ CASES: list[tuple[dict[str, Any], Rule]] = [
     ({"steps": 1}, surest_first(4)),
     ({"steps": 2}, surest_first(2, 2)),
     ({"steps": 3, "schedule": "cosine"}, surest_first(1, 1, 2)),
+    ({"unmask": "threshold", "threshold": 0.4}, all_above(0.4)),
     ({"unmask": "threshold", "threshold": 0.5}, all_above(0.5)),
-    ({"unmask": "threshold", "threshold": 0.7}, all_above(0.7)),
-    ({"unmask": "entropy", "entropy_bound": 0.6}, all_within(0.6)),
+    ({"unmask": "entropy", "entropy_bound": 0.8}, all_within(0.8)),
     ({"unmask": "entropy", "entropy_bound": 1.0}, all_within(1.0)),
 ]
 
@@ -71,7 +71,7 @@ def test_the_divergence_is_the_sum_of_the_expected_total_correlations(
     assert sum(prices) == pytest.approx(divergence(p, q), abs=1e-12)
     assert abs(sum(prices) - divergence(q, p)) > 1e-3  # the other direction is another number
     if bound := options.get("entropy_bound"):
-        assert all(0 <= price <= bound for price in prices) and 1 < len(prices)
+        assert all(0 <= price <= bound for price in prices) and len(prices) > 1
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (1, 1, 2), (4,), (1, 1, 1, 1)])
@@ -148,14 +148,14 @@ ESTIMATES: dict[str, tuple[dict[str, Any], Rule, Sequence[Sequence[int]] | None]
 @pytest.mark.parametrize("name", ESTIMATES)
 def test_the_estimate_is_the_divergence_from_the_drawn_texts(name: str) -> None:
     options, rule, blocks = ESTIMATES[name]
-    text = random_text(2, 4, spread=1.0)
+    text = random_text(2, 4, seed=2)
     p = text.numpy()
     found = paths(p, rule, blocks)
     losses = np.array([math.log(path.q / float(p[path.text])) for path in found])
     chances = np.array([path.chance * path.q for path in found])
     exact = float((chances * losses).sum())
     deviation = math.sqrt(float((chances * (losses - exact) ** 2).sum()))
-    n = 3000
+    n = 4000
     request = CanvasRequest(canvas=[[2] * 4] * n, mask_id=2)
     price = estimate_price(ExactText(text, 2), MaskedDiffusionSampler(**options), request, Rng(0))
     assert price.standard_error == pytest.approx(deviation / math.sqrt(n), rel=0.1)

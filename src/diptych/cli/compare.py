@@ -39,17 +39,17 @@ class Options:
     """Folder of the results."""
     judge: str | None = None
     """Autoregressive model that judges texts; None: the first autoregressive run."""
-    rows: int = 256
+    rows: int = 128
     """Held-out rows to score, each of the training length; 0: all."""
-    draws: int = 16
-    """Evaluations of a network that denoises text for each row's bound."""
+    draws: int = 8
+    """Evaluations of a network that denoises text for each row's bound, a multiple of 4."""
     batch_size: int = 16
     """Rows in a forward pass."""
     tokens_per_step: tuple[int, ...] = (1, 2, 4, 8)
     """Tokens that diffusion reveals in a step."""
     unmask: Literal["random", "confidence"] = "random"
     """Which tokens masked diffusion reveals in a step: any, or the surest."""
-    samples: int = 16
+    samples: int = 8
     """Texts that each run writes."""
     length: int | None = None
     """Tokens of a text; None: the shortest of the runs' training lengths."""

@@ -82,7 +82,7 @@ class Options:
     recall_documents: int = 256
     """Documents in which needles are asked for."""
     draws: int = 8
-    """Evaluations of a network that denoises text for each sequence's bound."""
+    """Evaluations of a network that denoises text for each sequence's bound, a multiple of 4."""
     yardsticks: bool = False
     """Also compress the same text with xz and brotli."""
     json: bool = False
@@ -177,8 +177,9 @@ def _bound(options: Options, opened: OpenedModel) -> int:
         }
         print(json.dumps(record))
         return 0
-    print(f"at most {score.bits_per_byte:.4f} ± {score.bits_per_byte_error:.4f} bits per byte (bound, standard error)")
-    print(f"at most {score.nats / score.n_tokens:.4f} nats per token")
+    most = "at most " if score.kind == "bound" else ""
+    print(f"{most}{score.bits_per_byte:.4f} ± {score.bits_per_byte_error:.4f} bits per byte ({score.kind})")
+    print(f"{most}{score.nats / score.n_tokens:.4f} nats per token")
     print(f"{score.n_tokens:,} tokens, {score.n_bytes:,} bytes")
     return 0
 

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         finished = train(run, console)
     if finished:
         use = "fill {} --text 'The <|mask|> is'" if run.objective == "masked_lm" else "generate {} --prompt 'The'"
-        use = "generate {}" if run.objective == "gaussian" else use
+        use = "generate {}" if run.objective == "gaussian" or run.data.format == "pixels" else use
         use = "evaluate {}" if run.data.format in ("pairs", "recall") else use
         print(f"{run.out}  (try: diptych {use.format(run.out)})")
     return 0 if finished else 130

@@ -20,15 +20,15 @@ from diptych.core.types import Batch
 from diptych.data.images import ImageSet, shape_text
 from diptych.data.stream import RowOrder, places
 from diptych.tokenizers.base import Tokenizer
-from diptych.tokenizers.simple import ByteTokenizer
+from diptych.tokenizers.simple import LevelTokenizer
 
 MASK = "<|mask|>"
 """The token that hides a level, for those who learn by hiding."""
 
 
-def pixel_tokenizer() -> ByteTokenizer:
-    """A tokenizer whose token v is level v, whatever the number of levels, beside the end of document and the mask."""
-    return ByteTokenizer((MASK,))
+def pixel_tokenizer(levels: int) -> LevelTokenizer:
+    """A tokenizer whose token v is level v of so many, beside the end of document and the mask."""
+    return LevelTokenizer(levels, (MASK,))
 
 
 def check_pixels(config: DataConfig, images: ImageSet, tokenizer: Tokenizer) -> None:

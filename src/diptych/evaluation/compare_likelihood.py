@@ -108,6 +108,7 @@ def score_rows(
     whole = -(-(store.n_tokens - 1) // contender.length)
     total = whole if rows is None else min(rows, whole)
     nats, errors, counts, sizes = list[float](), list[float](), list[int](), list[int]()
+    kind: Literal["exact", "bound"] = "exact"
     masked = contender.run.data.document_mask
     for window in windows(store, contender.length, contender.length, batch_size, document_mask=masked):
         batch = window.batch.rows(0, total - len(nats))
@@ -117,6 +118,7 @@ def score_rows(
             likelihood = Autoregressive().likelihood(contender.model, placed, rng, counted.to(device))
         else:
             likelihood = diffusion.likelihood(contender.model, placed, rng, draws=draws)
+        kind = likelihood.kind  # of blocks of one token it is exact too
         nats += likelihood.nats.tolist()
         error = likelihood.standard_error
         errors += [0.0] * len(counted) if error is None else error.tolist()
@@ -128,7 +130,7 @@ def score_rows(
     if not all(map(math.isfinite, nats)):
         raise ValueError(f"{contender.path}: the likelihood is no finite number; the weights are damaged")
     return RowScores(
-        kind="exact" if diffusion is None else "bound",
+        kind=kind,
         nats=tuple(nats),
         standard_errors=tuple(errors),
         counts=tuple(counts),

@@ -32,9 +32,9 @@ class ComparisonConfig:
     """Run folders."""
     judge: str | None = None
     """Who judges texts; None: the first autoregressive run."""
-    rows: int | None = 256
+    rows: int | None = 128
     """Held-out rows to score; None: all."""
-    draws: int = 16
+    draws: int = 8
     """Evaluations of a network for a row's bound."""
     batch_size: int = 16
     """Rows in a forward pass."""
@@ -42,7 +42,7 @@ class ComparisonConfig:
     """Tokens that diffusion reveals in a step."""
     unmask: Unmask = "random"
     """Which tokens masked diffusion reveals: any, or the surest."""
-    samples: int = 16
+    samples: int = 8
     """Texts that every run writes at every number of tokens a step."""
     length: int | None = None
     """Tokens of a text; None: the shortest of the runs' training lengths."""
@@ -58,8 +58,8 @@ class ComparisonConfig:
             raise ValueError("rows, batch_size, length and rounds must be at least 1")
         if self.samples < 2 or (self.rows or 2) < 2:
             raise ValueError("rows and samples must be at least 2: one alone tells no error")
-        if self.draws < 2 or self.draws % 2:
-            raise ValueError(f"draws={self.draws} must be even and at least 2")
+        if self.draws < 4 or self.draws % 4:
+            raise ValueError(f"draws={self.draws} must be a multiple of 4")
         rates = self.tokens_per_step
         if not rates or min(rates) < 1 or list(rates) != sorted(set(rates)):
             raise ValueError("tokens_per_step must be numbers from 1 on that rise")

@@ -80,17 +80,18 @@ def score_bound(
     if store.n_tokens < 2:
         raise ValueError("there is no text to score; name data that holds some")
     device, rng = model.unembedding.device, Rng(seed)
+    kind: Literal["exact", "bound"] = "bound"
     nats, variance, count, total = 0.0, 0.0, 0, store.n_tokens - 1
     for window in windows(store, context, context, batch_size, document_mask=False):
         likelihood = objective.likelihood(model, window.batch.to(device), rng, draws=draws)
-        assert likelihood.standard_error is not None
         nats += float(likelihood.nats.sum())
-        variance += float(likelihood.standard_error.square().sum())
-        count += int(likelihood.count.sum())
+        if likelihood.standard_error is not None:  # blocks of one token are exact
+            variance += float(likelihood.standard_error.square().sum())
+        count, kind = count + int(likelihood.count.sum()), likelihood.kind
         on_event(Progressed(what="scoring", done=count, total=total, unit="tokens"))
     if not math.isfinite(nats):
         raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
-    return TextBound(nats=nats, n_tokens=count, n_bytes=store.n_bytes, kind="bound", standard_error=math.sqrt(variance))
+    return TextBound(nats=nats, n_tokens=count, n_bytes=store.n_bytes, kind=kind, standard_error=math.sqrt(variance))
 
 
 def score_store(

@@ -113,12 +113,14 @@ def _pairs_or_other(values: dict[str, Any], path: Path) -> Tokenizer:
 
 def _own(kind: object, values: dict[str, Any], path: Path) -> Tokenizer:
     """The tokenizers that only this project has."""
-    from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer, WordTokenizer
+    from diptych.tokenizers.simple import ByteTokenizer, CharacterTokenizer, LevelTokenizer, WordTokenizer
     from diptych.tokenizers.vocabulary import special_names
 
     match kind, values:
         case "byte", _:
             return _undamaged(lambda: ByteTokenizer(special_names(values)), path)
+        case "level", {"levels": int(levels)}:
+            return _undamaged(lambda: LevelTokenizer(levels, special_names(values)), path)
         case "character", {"alphabet": str(alphabet)}:
             return _undamaged(lambda: CharacterTokenizer(alphabet, special_names(values)), path)
         case "word", {"words": list(words)} if all(isinstance(word, str) for word in words):

@@ -34,6 +34,30 @@ class ByteTokenizer(VocabularyOfBytes):
 
 
 @final
+class LevelTokenizer(VocabularyOfBytes):
+    """Token i is level i of a pixel, the byte i, of so many `levels`; the end of document and other special tokens
+    follow. It writes no text but such bytes: encoding raises ValueError for what holds another one."""
+
+    def __init__(self, levels: int, special_tokens: Sequence[str] = ()) -> None:
+        if not 2 <= levels <= len(BYTES):
+            raise ValueError(f"a pixel of one byte has 2 to {len(BYTES)} levels, not {levels}")
+        self.levels = levels
+        special = numbered(levels, special_tokens)
+        super().__init__([*BYTES[:levels], *map(utf8, special)], special)
+
+    def encode_ordinary(self, text: str) -> Ids:
+        """One token a byte. Raises ValueError for a byte that is no level."""
+        ids = np.frombuffer(utf8(text), np.uint8).astype(np.int32)
+        if (ids >= self.levels).any():
+            raise ValueError(f"byte {int(ids.max())} of the text is none of the {self.levels} levels of a pixel")
+        return ids
+
+    def save(self, path: Path) -> None:
+        """Write tokenizer.json."""
+        _write(self, path, {"diptych": "level", "levels": self.levels})
+
+
+@final
 class CharacterTokenizer(VocabularyOfBytes):
     """One token a character of `alphabet`; characters outside it fall back to their bytes, tokens 0 to 255.
 

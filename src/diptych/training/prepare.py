@@ -225,7 +225,7 @@ def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: Opened
     elif run.data.format == "recall":
         tokenizer = recall_tokenizer(run.data.recall)
     elif run.data.format == "pixels":
-        tokenizer = pixel_tokenizer()
+        tokenizer = pixel_tokenizer(image_streams(run, out, on_event)[0].images.levels)
     else:
         tokenizer = train_tokenizer(training_texts(run, on_event), run.tokenizer, on_event)
     tokenizer.save(path)
