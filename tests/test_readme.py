@@ -20,7 +20,8 @@ TRANSFORMERS = (ROOT / "docs" / "transformers.md").read_text()
 STABILITY = (ROOT / "docs" / "stability.md").read_text()
 ATTENTION = (ROOT / "docs" / "attention.md").read_text()
 DIFFUSION = (ROOT / "docs" / "diffusion.md").read_text()
-DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION
+COMPARISON = (ROOT / "docs" / "comparison.md").read_text()
+DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION + COMPARISON
 CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 

@@ -41,8 +41,8 @@ FOLLOWED = (3, 8)
 SHOWN = 6
 """Drawn digits of each class that are shown."""
 
-DRAWN = 360
-"""Digits that are drawn and measured: some more than there are held-out ones, which is as many as can be compared."""
+DRAWN = 348
+"""Digits that are drawn and measured: as many as are held out."""
 
 SCORED, PROBES = 32, 2
 """Held-out digits whose likelihood is taken, and the directions by which the flow's divergence is estimated."""

@@ -64,7 +64,7 @@ MASK_LENGTH = 4096
 
 PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "Return the number of ")
 
-OVERHEAD_SECONDS = 200.0
+OVERHEAD_SECONDS = 210.0
 """What everything but the training steps takes on two cores: compiling, tokenizing, scoring, yardsticks, drawing, and a
 minute for the diffusion of images. The encoder-decoder, the sweep of stability, the cost of attention and the recall
 come on top, about another minute."""
