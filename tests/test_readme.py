@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from diptych.cli.main import COMMANDS, GROUPS
+from diptych.core.config import RECIPE
+from diptych.core.recipe import save_toml
 from diptych.presets import load_run
 
 ROOT = Path(__file__).parent.parent
@@ -20,8 +22,9 @@ TRANSFORMERS = (ROOT / "docs" / "transformers.md").read_text()
 STABILITY = (ROOT / "docs" / "stability.md").read_text()
 ATTENTION = (ROOT / "docs" / "attention.md").read_text()
 DIFFUSION = (ROOT / "docs" / "diffusion.md").read_text()
+TEXT_DIFFUSION = (ROOT / "docs" / "text-diffusion.md").read_text()
 COMPARISON = (ROOT / "docs" / "comparison.md").read_text()
-DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION + COMPARISON
+DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION + TEXT_DIFFUSION + COMPARISON
 CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 
@@ -46,11 +49,19 @@ def test_every_picture_of_the_documents_exists() -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_option_of_a_call_is_known(call: str) -> None:
+def test_every_option_of_a_call_is_known(call: str, tmp_path: Path) -> None:
+    """Runs of some kinds have options of their own, so each recipe's run is there as far as its recipe."""
+    for recipe in (ROOT / "recipes").glob("*.toml"):
+        save_toml(load_run(str(recipe)), tmp_path / load_run(str(recipe)).out / RECIPE)
     words = shlex.split(call)
     command = words[: 2 if words[0] in GROUPS else 1]
+    model = [word for word in words[len(command) :][:1] if (tmp_path / word / RECIPE).is_file()]
     help_text = subprocess.run(
-        [sys.executable, "-m", "diptych", *command, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "diptych", *command, *model, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     ).stdout
     for word in words[len(command) :]:
         if word.startswith("--"):

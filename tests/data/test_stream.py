@@ -63,6 +63,7 @@ def test_a_batch_depends_on_its_step_alone_and_ranks_share_it(
     for step in steps:
         assert same(streams[1].batch(step, 6), in_order[step])
         parts = [streams[1].batch(step, 6, rank, ranks) for rank in range(ranks)]
+        assert torch.cat([part.places for part in parts]).tolist() == list(range(6 * step, 6 * step + 6))
         assert torch.equal(torch.cat([part.x for part in parts]), in_order[step].x)
         assert torch.equal(torch.cat([part.sample_ids for part in parts]), in_order[step].sample_ids)
         assert sum(part.n_bytes for part in parts) == in_order[step].n_bytes

@@ -30,7 +30,7 @@ follow the prompt. In a terminal the canvas is shown as it fills in.
 
 examples:
   diptych generate runs/masked-diffusion --prompt "def " --length 64 --steps 16
-  diptych generate runs/masked-diffusion --prompt "for i in <|gap:8|>:\\n    print(i)" --unmask confidence
+  diptych generate runs/masked-diffusion --prompt "for i in <|gap:8|>: print(i)" --unmask confidence
   diptych generate runs/block-diffusion --length 256 --unmask threshold --threshold 0.9 --film text.gif --page text.html
 """
 
