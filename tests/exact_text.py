@@ -36,7 +36,8 @@ class ExactText:
         self.tokens, self.length = probabilities.shape[0], probabilities.dim()
         assert mask_id == self.tokens and bool((probabilities > 0).all())
         self.table, self.mask_id, self.vocab_size = probabilities.double().flatten(), mask_id, self.tokens + 1
-        self.texts = torch.tensor(list(product(range(self.tokens), repeat=self.length)))
+        texts = torch.tensor(list(product(range(self.tokens), repeat=self.length)))
+        self.agrees = F.pad(F.one_hot(texts, self.tokens).double(), (0, 1), value=1.0).permute(1, 2, 0)
         self.unembedding = torch.eye(self.vocab_size, dtype=torch.float64)
         self.evaluations = 0
 
@@ -70,11 +71,12 @@ class ExactText:
             at = places[:, key, None, None].expand(b, t, 1)
             old = known.gather(2, at)[..., 0]
             known.scatter_(2, at, torch.where(seen[:, :, key], keys[:, key, None], old)[..., None])
-        possible = ((known[:, :, None] == self.texts) | (known[:, :, None] < 0)).all(-1)
-        weight = possible * self.table
-        own = places[:, -t:]
-        is_token = F.one_hot(self.texts, self.tokens).double()[:, own].permute(1, 2, 0, 3)
-        marginal = (weight[..., None, :] @ is_token)[..., 0, :] / weight.sum(-1, keepdim=True)
+        weight = self.table
+        for place in range(self.length):  # the last row of what agrees is that of a token not known
+            weight = weight * self.agrees[place][known[:, :, place]]
+        marginals = (weight @ self.agrees[:, :-1].flatten(0, 1).T).unflatten(2, (self.length, self.tokens))
+        own = places[:, -t:, None, None].expand(-1, -1, 1, self.tokens)
+        marginal = marginals.gather(2, own)[:, :, 0] / weight.sum(-1, keepdim=True)
         return F.pad(marginal.log().clamp(min=NEVER), (0, 1))
 
     def log_probability(self, x: Tensor, given: int = 1) -> Tensor:

@@ -20,9 +20,13 @@ from tests.samplers.drawn import (
     paths,
     surest_first,
 )
+from tests.samplers.test_masked_diffusion import MASK, make, prompted
 
 from diptych.core.random import Rng
+from diptych.core.types import Mask
 from diptych.evaluation.parallel_decoding import estimate_price, exact_price, mean_entropies, total_correlation
+from diptych.nn.diffusion_masks import Blocks
+from diptych.nn.masks import Full
 from diptych.samplers.canvas import CanvasRequest
 from diptych.samplers.masked_diffusion import MaskedDiffusionSampler
 
@@ -183,6 +187,33 @@ def test_the_estimate_scores_what_was_drawn_given_what_stands() -> None:
     assert price.nats == pytest.approx(sum(losses) / 2, abs=1e-12)
     assert price.standard_error == pytest.approx(abs(losses[0] - losses[1]) / 2, abs=1e-12)
     assert (price.n_tokens, price.steps) == (5, 1)
+
+
+@pytest.mark.parametrize("block_length", [None, 3])
+def test_a_network_scores_as_it_draws(block_length: int | None) -> None:
+    """Token by token, each row alone, under the mask that the sampler's cache stands for."""
+    model, request = make(), prompted(forbidden=(3,))
+    sampler = MaskedDiffusionSampler(steps=1, block_length=block_length)
+    mask: Mask = Full() if block_length is None else Blocks(block_length)
+    losses, before = [0.0] * len(request.canvas), torch.tensor(request.canvas)
+
+    def log_p(row: torch.Tensor, place: int, token: int) -> float:
+        logits = model(row[None], mask=mask)[0, place]
+        logits[[3, MASK]] = -math.inf
+        return float(logits.log_softmax(-1)[token])
+
+    for frame in sampler.sample(model, request, Rng(8)):
+        for row, canvas in enumerate(before):
+            so_far = canvas.clone()
+            for place in (canvas != frame.state[row]).nonzero()[:, 0].tolist():
+                token = int(frame.state[row, place])
+                losses[row] += log_p(canvas, place, token) - log_p(so_far, place, token)
+                so_far[place] = token
+        before = frame.state
+    price = estimate_price(model, sampler, request, Rng(8))
+    assert price.nats == pytest.approx(float(np.mean(losses)), abs=1e-10)
+    assert price.standard_error == pytest.approx(float(np.std(losses, ddof=1)) / math.sqrt(len(losses)), abs=1e-10)
+    assert price.nats > 0.1
 
 
 def test_one_at_a_time_is_estimated_to_cost_nothing_at_all() -> None:

@@ -67,8 +67,10 @@ class MaskedDiffusionSampler:
             ("threshold", "threshold", self.threshold),
             ("entropy", "entropy_bound", self.entropy_bound),
         ):
-            if (value is None) == (self.unmask == rule):
-                raise ValueError(f"{name} goes with unmask={rule}, and only with it; this is unmask={self.unmask}")
+            if value is None and self.unmask == rule:
+                raise ValueError(f"unmask={rule} needs a number for {name}")
+            if value is not None and self.unmask != rule:
+                raise ValueError(f"{name} goes with unmask={rule} only, and this is unmask={self.unmask}")
 
     @property
     def by_steps(self) -> bool:
