@@ -84,7 +84,7 @@ def test_without_its_packages_the_sections_are_left_out(
     monkeypatch.setitem(sys.modules, package, None)
     events: list[Event] = []
     review = Review(tmp_path, budget_seconds=1.0, seed=0, command="diptych review", on_event=events.append)
-    assert review._image_diffusion(WORLD) is None and not review.seconds
+    assert review._image_diffusion(WORLD) is None and not review.stages.seconds
     assert [event.text for event in events if isinstance(event, Message)] == [
         "diffusion of images is left out: it needs pip install 'diptych[images]'"
     ]

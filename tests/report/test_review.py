@@ -134,7 +134,7 @@ def test_a_finished_review_is_only_drawn_again(tmp_path: Path) -> None:
 def test_a_review_of_another_budget_is_refused(tmp_path: Path) -> None:
     make(tmp_path / "r")
     for changes in ({"budget_seconds": 60.0}, {"seed": 2}):
-        with pytest.raises(ValueError, match="another budget or seed"):
+        with pytest.raises(ValueError, match="a review of other settings"):
             make(tmp_path / "r", **changes)
 
 

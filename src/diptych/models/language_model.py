@@ -102,6 +102,8 @@ class LanguageModel(nn.Module):
         count = x.shape[1]
         offset = 0 if cache is None else cache.offset
         end = count if cache is None else cache.end_after(count)
+        if positions is not None and end > self.config.max_length:
+            end = int(positions.max()) + 1  # a row may hold several copies of a position
         check_reach(self.config, end)
         places = None if cache is not None else positions
         if positions is None:

@@ -6,22 +6,18 @@ stage's result is kept as JSON, and training keeps its own state, so an interrup
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from diptych import __version__
 from diptych.checkpoints.run_folder import load_language_model
 from diptych.core.config import DataConfig, OptimConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
 from diptych.core.events import Handler, Message, Progressed, ignore
-from diptych.core.files import write_text
 from diptych.core.random import Rng
 from diptych.data.corpus import heldout_documents, training_documents
 from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
@@ -39,6 +35,7 @@ from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
 from diptych.report.recall import measure_recall, recall_run
 from diptych.report.schemes import SENTENCE, compare_schemes
+from diptych.report.stages import Stages
 from diptych.report.surroundings import machine_info, read_curves
 from diptych.report.translation import can_translate, measure_translation, translation_run
 from diptych.report.words import visible
@@ -96,14 +93,6 @@ def review_run(out: Path, seed: int) -> RunConfig:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """A stage's result as it stands on the disk."""
-
-    seconds: float
-    value: Any
-
-
 class Review:
     """One review in the folder `out`; `run` makes whatever of it is not there yet."""
 
@@ -112,56 +101,24 @@ class Review:
     ) -> None:
         self.out, self.budget, self.seed = out, budget_seconds, seed
         self.command, self.on_event = command, on_event
-        self.seconds: dict[str, float] = {}
-        self._check_same()
-
-    def _check_same(self) -> None:
-        """Raises ValueError where the folder holds a review of another budget or seed."""
-        path, wanted = self.out / "review.json", {"budget_seconds": self.budget, "seed": self.seed}
-        if path.is_file() and json.loads(path.read_bytes()) != wanted:
-            raise ValueError(f"{self.out} holds a review of another budget or seed; choose another --out or delete it")
-        write_text(path, json.dumps(wanted) + "\n")
-
-    def stage(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """The kept result of a stage, or a new one that is kept from now on."""
-        path = self.out / "stages" / f"{name}.json"
-        adapter = TypeAdapter(kind)
-        if path.is_file():
-            kept = TypeAdapter(_Kept).validate_json(path.read_bytes())
-            self.seconds[name] = kept.seconds
-            return adapter.validate_python(kept.value)
-        start = time.perf_counter()
-        value = compute()
-        self._keep(name, time.perf_counter() - start, adapter.dump_python(value, mode="json"))
-        return value
-
-    def _took(self, name: str, seconds: float) -> None:
-        """How long a stage took that keeps its own results; one that a resumed review finds done took what it took."""
-        if (self.out / "stages" / f"{name}.json").is_file():
-            self.stage(name, type(None), lambda: None)
-        else:
-            self._keep(name, seconds, None)
-
-    def _keep(self, name: str, seconds: float, value: Any) -> None:
-        self.seconds[name] = seconds
-        kept = {"seconds": seconds, "value": value}
-        write_text(self.out / "stages" / f"{name}.json", json.dumps(kept) + "\n")
+        self.stages = Stages(out, {"budget_seconds": budget_seconds, "seed": seed}, "review")
+        self.stage = self.stages.stage
 
     def run(self) -> Path | None:
         """The finished page's path, or None where the training was interrupted."""
         world = World(0, 1, choose_device("auto"))
         start = time.perf_counter()
         experiment = prepare(review_run(self.out, self.seed), world, self.on_event)
-        self._took("prepare", time.perf_counter() - start)
+        self.stages.took("prepare", time.perf_counter() - start)
         if not self._train(experiment, world):
             return None
         return self._report(experiment, world)
 
     def _train(self, experiment: Experiment, world: World) -> bool:
         """Train for as many steps as fit into the budget; the number is decided once and kept."""
-        if (self.out / "stages" / "train.json").is_file():
+        if self.stages.has("train"):
             self.stage("plan", int, lambda: 0)
-            self._took("train", 0.0)
+            self.stages.took("train", 0.0)
             return True
         start = time.perf_counter()
         trainer = Trainer(experiment, world, self.on_event)
@@ -171,7 +128,7 @@ class Review:
         trainer.steps = steps
         if not train_experiment(trainer):
             return False
-        self._took("train", max(trainer.counters.seconds, time.perf_counter() - start))
+        self.stages.took("train", max(trainer.counters.seconds, time.perf_counter() - start))
         return True
 
     def _steps(self, trainer: Trainer) -> int:
@@ -231,7 +188,7 @@ class Review:
             next_token=next_token,
             samples=samples,
             yardsticks=yardsticks,
-            stages=tuple(measured.Stage(name=name, seconds=seconds) for name, seconds in self.seconds.items()),
+            stages=tuple(measured.Stage(name=name, seconds=seconds) for name, seconds in self.stages.seconds.items()),
         )
         measured.save_results(results, self.out / "results.json")
         self.on_event(Message(text="drawing the page"))

@@ -56,7 +56,20 @@ class Stages:
             return adapter.validate_python(kept.value)
         start = time.perf_counter()
         value = compute()
-        self.seconds[name] = time.perf_counter() - start
-        record = {"seconds": self.seconds[name], "value": adapter.dump_python(value, mode="json")}
-        write_text(path, json.dumps(record) + "\n")
+        self._keep(name, time.perf_counter() - start, adapter.dump_python(value, mode="json"))
         return value
+
+    def has(self, name: str) -> bool:
+        """Whether the result of a stage is kept."""
+        return (self.out / "stages" / f"{name}.json").is_file()
+
+    def took(self, name: str, seconds: float) -> None:
+        """How long a stage took that keeps its own results; one that an earlier call finished took what it took."""
+        if self.has(name):
+            self.stage(name, type(None), lambda: None)
+        else:
+            self._keep(name, seconds, None)
+
+    def _keep(self, name: str, seconds: float, value: Any) -> None:
+        self.seconds[name] = seconds
+        write_text(self.out / "stages" / f"{name}.json", json.dumps({"seconds": seconds, "value": value}) + "\n")

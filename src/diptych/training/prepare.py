@@ -164,6 +164,8 @@ def _check_text_diffusion(run: RunConfig) -> None:
         raise ValueError("uniform_diffusion has no blocks; leave block_length out")
     if one_way := set(run.model.attention) - ({"softmax"} if blocks else {"softmax", "linear"}):
         raise ValueError(f"{run.objective} reads both sides, and {min(one_way)} reads from left to right only")
+    if blocks and run.model.position == "alibi":
+        raise ValueError("block diffusion reads two copies of a text, between which ALiBi tells no distance; use rope")
     if blocks and (run.model.mask or run.model.window is not None):
         raise ValueError("block diffusion brings a mask of its own; leave model.mask and model.window out")
 
