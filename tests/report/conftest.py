@@ -17,6 +17,10 @@ from diptych.data.lengths import CorpusLengths, measure_lengths
 from diptych.data.sources import Document
 from diptych.evaluation import diffusion_likelihood, image_classifier
 from diptych.evaluation.attention_cost import CostCell, CostConfig, CostResult
+from diptych.evaluation.compare_curves import Curve, HeldoutAt, Overtaking
+from diptych.evaluation.compare_generation import HELD_OUT, GenerationScore
+from diptych.evaluation.compare_likelihood import Estimate, HeldoutScore
+from diptych.evaluation.comparison import ComparisonConfig, ComparisonResult, TextOf, TrainedRun
 from diptych.evaluation.diffusion_likelihood import ImageScore
 from diptych.evaluation.image_quality import ImageQuality, Measure
 from diptych.evaluation.mask_work import mask_work
@@ -40,6 +44,7 @@ from diptych.report.results import (
     MachineInfo,
     ModelInfo,
     NextTokenStep,
+    ParadigmsResult,
     PartSize,
     RecallResult,
     ReviewResults,
@@ -165,6 +170,82 @@ def _image_diffusion() -> ImageDiffusionResult:
     )
 
 
+def _paradigms() -> ParadigmsResult:
+    names = ("left-to-right", "any-order", "block-by-block")
+    trained, heldout, lines = [], [], []
+    for place, (name, steps) in enumerate(zip(names, (801, 826, 392), strict=True)):
+        bits = (1.875, 2.25, 2.0)[place]
+        trained.append(
+            TrainedRun(
+                run=name,
+                path=f"review/paradigms/{name}",
+                paradigm=("autoregressive", "masked diffusion", "block diffusion, blocks of 4")[place],
+                parameters=731_776,
+                steps=steps,
+                kept_step=steps,
+                tokens=2048 * steps,
+                epochs=steps / 800,
+                positions=(64, 65, 129)[place],
+                row_targets=64,
+                flops_per_target=4.5e6,
+                flops=7.36e12,
+            )
+        )
+        heldout.append(
+            HeldoutScore(
+                run=name,
+                kind="bound" if place else "exact",
+                n_rows=256,
+                n_tokens=16_384,
+                n_bytes=40_000,
+                nats_per_token=bits * math.log(2) * 40_000 / 16_384,
+                bits_per_byte=bits,
+                bits_per_byte_error=0.0078 * place,
+                difference=Estimate(value=0.6347 / place, error=0.0156) if place else None,
+                bits_difference=Estimate(value=0.375 / place, error=0.0092) if place else None,
+                relative_gap=0.2 / place if place else None,
+            )
+        )
+        points = [HeldoutAt(step=n, flops=1e10 * n, epochs=n / 800, bits_per_byte=bits + 9 / n) for n in (50, 100, 400)]
+        lines.append(Curve(run=name, points=tuple(points), noise=0.01 * place))
+    cells = [("left-to-right", 1), *((name, rate) for name in names[1:] for rate in (1, 4)), (HELD_OUT, None)]
+    generation = tuple(
+        GenerationScore(
+            run=name,
+            tokens_per_step=rate,
+            evaluations=64 // rate if rate else 0,
+            tokens_per_second=1234.0 * rate if rate else None,
+            bits_per_byte=Estimate(value=2.515, error=0.125),
+            entropy=Estimate(value=3.515, error=0.0625),
+            price=None,
+        )
+        for name, rate in cells
+    )
+    return ParadigmsResult(
+        vocab_size=1023,
+        train_bytes=3_912_345,
+        comparison=ComparisonResult(
+            config=ComparisonConfig(runs=names, rows=256, tokens_per_step=(1, 4), samples=4),
+            machine="a machine",
+            trained=tuple(trained),
+            reservations=(),
+            reference="left-to-right",
+            heldout=tuple(heldout),
+            curves=tuple(lines),
+            overtakings=(Overtaking(run="any-order", other="left-to-right", axis="flops", outcome="never"),),
+            judge="review/paradigms/left-to-right",
+            judge_contends=True,
+            length=64,
+            generation=generation,
+            texts=tuple(
+                TextOf(run=name, tokens_per_step=rate, texts=(f"{name} wrote {rate} at a time", "and a second text"))
+                for name, rate in cells
+                if rate
+            ),
+        ),
+    )
+
+
 def _tiny_digits(out: Path, seed: int) -> RunConfig:
     run = image_run(out, seed)
     return dataclasses.replace(
@@ -250,6 +331,7 @@ def full() -> ReviewResults:
         attention_cost=_attention_cost(),
         recall=_recall(),
         image_diffusion=_image_diffusion(),
+        paradigms=_paradigms(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),
         training=tuple(
             CurvePoint(step=s, tokens=s * 1000, loss=8.0 / s, bits_per_byte=3.0 / s, seconds=0.5 * s)

@@ -103,6 +103,7 @@ def test_sections_stand_in_the_order_of_the_review(full: ReviewResults) -> None:
         ("lengths", "lengths"),
         ("tokenizer", "tokenization"),
         ("image_diffusion", "forward backward"),
+        ("paradigms", "paradigms"),
         ("training", "training"),
     ],
 )
@@ -128,6 +129,7 @@ def test_a_review_without_measurements_is_still_a_page(bare: ReviewResults) -> N
         "stability",
         "attention_cost",
         "image_diffusion",
+        "paradigms",
         "data",
         "machine",
         "score",
@@ -151,6 +153,10 @@ def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
     sample = Sample(prompt=HOSTILE, continuation=HOSTILE, settings=HOSTILE)
     assert full.tokenizer and full.data and full.machine and full.translation and full.image_diffusion
     example = TranslationExample(source=HOSTILE, translation=HOSTILE, reference=HOSTILE + "!")
+    assert full.paradigms
+    beside = full.paradigms.comparison
+    written = dataclasses.replace(beside.texts[0], texts=(HOSTILE,))
+    trained = dataclasses.replace(beside.trained[0], run=LABEL)
     attention = Attention(source=(HOSTILE, "b"), target=(LABEL,), weights=((0.5, 0.5),))
     hostile = dataclasses.replace(
         full,
@@ -165,6 +171,12 @@ def test_texts_cannot_carry_markup(full: ReviewResults) -> None:
         image_diffusion=dataclasses.replace(
             full.image_diffusion,
             generated=(ClassImages(name=HOSTILE, images=(f'"{HOSTILE}',)), *full.image_diffusion.generated),
+        ),
+        paradigms=dataclasses.replace(
+            full.paradigms,
+            comparison=dataclasses.replace(
+                beside, trained=(trained, *beside.trained[1:]), texts=(written, *beside.texts[1:]), machine=HOSTILE
+            ),
         ),
         stages=(dataclasses.replace(full.stages[0], name=LABEL),),
         yardsticks=(dataclasses.replace(full.yardsticks[0], name=LABEL),),
@@ -200,9 +212,22 @@ def test_figures_shown_are_the_measured_ones(full: ReviewResults) -> None:
         "FD(clf)0.7500.688 to 0.8120.5000.375 to 0.625",
         "takes 7.9 % of the drawn digits for another one",
         "2.062 ± 0.063 bits a pixel by the variational bound, and 1.914 ± 0.035 by the flow",
+        "a transformer of 731,776 parameters over 1,023 tokens learned each of them from the same 3.91 MB of text",
+        "reads 64 positions left-to-right, 65 positions any-order and 129 positions block-by-block: block by block",
+        "the text was gone through 1.00, 1.03 and 0.49 times.",
+        "left-to-right: autoregressive7.36 trillion8011.8750, exact––",
+        "any-order: masked diffusion7.36 trillion826≤ 2.2500 ± 0.0078+0.6347 ± 0.0156+20.0 %",
+        "block-by-block: block diffusion, blocks of 47.36 trillion392≤ 2.0000 ± 0.0156+0.3174 ± 0.0156+10.0 %",
+        "block diffusion, blocks of 4 (BD3-LM), published (Arriola et al. 2025)––––+6.8 %",
+        "over compute, no crossing within the runs: any-order stays behind left-to-right",
+        "any-order44,9362.52 ± 0.123.52 ± 0.06",
+        "held-out text––2.52 ± 0.123.52 ± 0.06",
+        "801 steps from left to right, 1.64 million targets",
     ):
         assert shown in text
     assert text.index("5-gram") < text.index("this transformer")
+    for run in ("left-to-right", "any-order", "block-by-block"):
+        assert f"{run} wrote 1 at a time" in text and f"{run} wrote 4 at a time" not in text
 
 
 def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path: Path) -> None:
@@ -218,6 +243,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
         "lengths",
         "masks",
         "next_token",
+        "paradigms",
         "recall",
         "schemes",
         "stability",
@@ -234,7 +260,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
 
 def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
     drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
-    assert len(drawings) == 24
+    assert len(drawings) == 26
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "var(--ink)" in drawing

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from diptych.core.files import write_text
 from diptych.data.lengths import PUBLISHED
+from diptych.evaluation.compare_likelihood import PUBLISHED as PUBLISHED_GAPS
 from diptych.report import words
 from diptych.report.results import ReviewResults
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from diptych.evaluation.attention_cost import CostResult
+    from diptych.evaluation.compare_curves import Overtaking
     from diptych.evaluation.yardsticks import Yardstick
 
 Drawing = Callable[..., "Figure"]
@@ -56,6 +58,7 @@ SECTIONS: Final = (
     Section("backward", "3.2", "The backward process of diffusion", lambda r: r.image_diffusion is not None),
     Section("training", "", "Training", lambda r: bool(r.training)),
     Section("likelihood", "", "Held-out bits per byte", lambda r: r.score is not None or bool(r.yardsticks)),
+    Section("paradigms", "", "Two paradigms side by side", lambda r: r.paradigms is not None),
     Section("method", "", "How this was measured", lambda _: True),
 )
 
@@ -94,6 +97,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         lengths,
         masks,
         next_token,
+        paradigms,
         plots,
         recall,
         schemes,
@@ -101,31 +105,23 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         translation,
     )
 
-    if results.translation:
-        yield "translation", translation.drawing
-    if results.stability:
-        yield "stability", stability.review_drawing
-    if results.masks:
-        yield "masks", masks.review_drawing
-    if results.next_token:
-        yield "next_token", next_token.drawing
-    if results.lengths:
-        yield "lengths", lengths.review_drawing
-    if results.attention_cost:
-        yield "attention_cost", attention_cost.review_drawing
-    if results.recall:
-        yield "recall", recall.review_drawing
-    if results.schemes:
-        yield "schemes", schemes.drawing
-    if results.image_diffusion:
-        yield "diffusion_schedules", image_diffusion.schedules_drawing
-        yield "diffusion_loss", image_diffusion.loss_drawing
-    if results.training:
-        yield "training_curve", plots.training_curve
-    if results.yardsticks:
-        yield "yardsticks", plots.yardstick_bars
-    if results.stages:
-        yield "stages", plots.stage_bars
+    drawings: tuple[tuple[object, str, Drawing], ...] = (
+        (results.translation, "translation", translation.drawing),
+        (results.stability, "stability", stability.review_drawing),
+        (results.masks, "masks", masks.review_drawing),
+        (results.next_token, "next_token", next_token.drawing),
+        (results.lengths, "lengths", lengths.review_drawing),
+        (results.attention_cost, "attention_cost", attention_cost.review_drawing),
+        (results.recall, "recall", recall.review_drawing),
+        (results.schemes, "schemes", schemes.drawing),
+        (results.image_diffusion, "diffusion_schedules", image_diffusion.schedules_drawing),
+        (results.image_diffusion, "diffusion_loss", image_diffusion.loss_drawing),
+        (results.training, "training_curve", plots.training_curve),
+        (results.yardsticks, "yardsticks", plots.yardstick_bars),
+        (results.paradigms, "paradigms", paradigms.review_drawing),
+        (results.stages, "stages", plots.stage_bars),
+    )
+    return ((name, draw) for measured, name, draw in drawings if measured)
 
 
 def _ranking(results: ReviewResults) -> list[tuple[Yardstick, bool]]:
@@ -158,6 +154,12 @@ def _exponents_from(cost: CostResult) -> int:
     return exponents_from(cost)
 
 
+def _overtaking(found: Overtaking) -> str:
+    from diptych.report.comparison import sentence
+
+    return sentence(found)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -180,4 +182,6 @@ def _environment() -> Environment:
     environment.globals["plot"] = _plot
     environment.globals["published_lengths"] = PUBLISHED
     environment.globals["exponents_from"] = _exponents_from
+    environment.globals["published_gaps"] = PUBLISHED_GAPS
+    environment.globals["overtaking"] = _overtaking
     return environment

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from diptych.core.files import write_text
 from diptych.data.lengths import CorpusLengths
 from diptych.evaluation.attention_cost import CostResult
+from diptych.evaluation.comparison import ComparisonResult
 from diptych.evaluation.diffusion_likelihood import ImageScore
 from diptych.evaluation.image_quality import ImageQuality
 from diptych.evaluation.mask_work import MaskWork
@@ -291,6 +292,17 @@ class ImageDiffusionResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParadigmsResult:
+    """The same small network, trained on the same text for the same FLOPs under both paradigms."""
+
+    vocab_size: int
+    """Of the tokenizer that all runs share, its special tokens included."""
+    train_bytes: int
+    """Of the text that they learn from."""
+    comparison: ComparisonResult
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewResults:
     """All that one review measured."""
 
@@ -319,6 +331,7 @@ class ReviewResults:
     attention_cost: CostResult | None = None
     recall: tuple[RecallResult, ...] = ()
     image_diffusion: ImageDiffusionResult | None = None
+    paradigms: ParadigmsResult | None = None
     training: tuple[CurvePoint, ...] = ()
     heldout: tuple[HeldoutPoint, ...] = ()
     next_token: tuple[NextTokenStep, ...] = ()

@@ -33,6 +33,7 @@ from diptych.report import results as measured
 from diptych.report.image_diffusion import can_learn_images, image_run, measure_image_diffusion
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
+from diptych.report.paradigms import measure_paradigms, paradigms_run
 from diptych.report.recall import measure_recall, recall_run
 from diptych.report.schemes import SENTENCE, compare_schemes
 from diptych.report.stages import Stages
@@ -64,7 +65,7 @@ PROMPTS = ("def read_lines(path):\n", "The sun rises ", "import os\n\nclass ", "
 OVERHEAD_SECONDS = 210.0
 """What everything but the training steps takes on two cores: compiling, tokenizing, scoring, yardsticks, drawing, and a
 minute for the diffusion of images. The encoder-decoder, the sweep of stability, the cost of attention and the recall
-come on top, about another minute."""
+come on top, about another minute, and both paradigms side by side, about two and a half."""
 
 LEAST_SHARE = 0.25
 """Share of a small budget that goes to training all the same; the review then takes longer than its budget."""
@@ -162,6 +163,7 @@ class Review:
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
         image_diffusion = self._image_diffusion(world)
+        paradigms = self._paradigms(world)
         training, held, mfu = read_curves(experiment.out / METRICS)
         results = measured.ReviewResults(
             version=__version__,
@@ -183,6 +185,7 @@ class Review:
             attention_cost=attention_cost,
             recall=recall,
             image_diffusion=image_diffusion,
+            paradigms=paradigms,
             training=training,
             heldout=held,
             next_token=next_token,
@@ -265,6 +268,10 @@ class Review:
         return self.stage(
             "image-diffusion", measured.ImageDiffusionResult, lambda: measure_image_diffusion(run, world, self.on_event)
         )
+
+    def _paradigms(self, world: World) -> measured.ParadigmsResult:
+        run = paradigms_run(self.out, self.seed)
+        return self.stage("paradigms", measured.ParadigmsResult, lambda: measure_paradigms(run, world, self.on_event))
 
     def _samples(self, model: Any, tokenizer: Any) -> tuple[measured.Sample, ...]:
         sampler = AutoregressiveSampler(temperature=0.8, top_p=0.95)
