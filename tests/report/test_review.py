@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
-from diptych.core.events import Event, Stepped
+from diptych.core.events import Event, Started, Stepped
 from diptych.evaluation.attention_cost import CostConfig
 from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
 from diptych.report import review
 from diptych.report.recall import recall_run
-from diptych.report.results import load_results
+from diptych.report.results import ParadigmsResult, load_results
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,7 @@ def _small(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tiny_digits: Callable[[pytest.MonkeyPatch], Callable[[Path, int], RunConfig]],
+    tiny_paradigms: Callable[[pytest.MonkeyPatch, Path], Callable[[Path, int], RunConfig]],
 ) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
@@ -72,6 +73,7 @@ def _small(
     monkeypatch.setattr(review, "review_cost_config", lambda: cost)
     monkeypatch.setattr(review, "recall_run", recall)
     monkeypatch.setattr(review, "image_run", tiny_digits(monkeypatch))
+    monkeypatch.setattr(review, "paradigms_run", tiny_paradigms(monkeypatch, texts))
     monkeypatch.setattr(review, "MOST_STEPS", 60)
     monkeypatch.setattr(review, "FEWEST_STEPS", 60)
 
@@ -79,6 +81,20 @@ def _small(
 def make(out: Path, on_event: object = lambda event: None, **changes: object) -> review.Review:
     options = {"budget_seconds": 30.0, "seed": 1, "command": "diptych review", **changes}
     return review.Review(out, on_event=on_event, **options)  # type: ignore[arg-type]
+
+
+def without_speeds(result: ParadigmsResult) -> ParadigmsResult:
+    """What follows from the seed, wherever the runs' folders lie."""
+    comparison = result.comparison
+    names = tuple(run.run for run in comparison.trained)
+    comparison = dataclasses.replace(
+        comparison,
+        config=dataclasses.replace(comparison.config, runs=names),
+        trained=tuple(dataclasses.replace(run, path=run.run) for run in comparison.trained),
+        judge="",
+        generation=tuple(dataclasses.replace(score, tokens_per_second=None) for score in comparison.generation),
+    )
+    return dataclasses.replace(result, comparison=comparison)
 
 
 def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> None:
@@ -94,11 +110,18 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
         if isinstance(event, Stepped) and (event.step, event.steps) == (5, 9):
             signal.raise_signal(signal.SIGINT)
 
+    trainings = [0]
+
+    def interrupt_second_paradigm(event: Event) -> None:
+        trainings[0] += isinstance(event, Started) and event.run.parent.name == "paradigms"
+        if isinstance(event, Stepped) and (event.step, trainings[0]) == (9, 2):
+            signal.raise_signal(signal.SIGINT)
+
     whole = make(tmp_path / "whole").run()
     assert whole is not None and whole.is_file()
     assert make(tmp_path / "parts", interrupt).run() is None
     assert not (tmp_path / "parts" / "index.html").exists()
-    for later in (interrupt_translation, interrupt_images):
+    for later in (interrupt_translation, interrupt_images, interrupt_second_paradigm):
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / "parts", later).run()
         assert not (tmp_path / "parts" / "index.html").exists()
@@ -108,6 +131,8 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
     assert results[0].translation is not None and results[0].translation == results[1].translation
     assert results[0].stability is not None and results[0].stability == results[1].stability
     assert results[0].image_diffusion is not None and results[0].image_diffusion == results[1].image_diffusion
+    assert results[0].paradigms is not None and results[1].paradigms is not None
+    assert without_speeds(results[0].paradigms) == without_speeds(results[1].paradigms)
     assert results[0].samples == results[1].samples and results[0].next_token == results[1].next_token
     losses = [[point.loss for point in result.training] for result in results]
     assert losses[0] == losses[1] and len(losses[0]) == 60
@@ -116,7 +141,7 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
     assert {row.name for row in results[0].yardsticks} >= {"xz -9e", "primed xz -9e", "5-gram"}
     assert [corpus.documents for corpus in results[0].lengths] == [80] and results[0].lengths == results[1].lengths
     sections = ("transformer", "generation", "samples", "tokenization", "forward", "backward", "training")
-    for section in (*sections, "likelihood", "method"):
+    for section in (*sections, "likelihood", "paradigms", "method"):
         assert f'id="{section}"' in whole.read_text()
     assert 'id="lengths"' in whole.read_text()
 

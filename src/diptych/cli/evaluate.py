@@ -119,6 +119,7 @@ def _likelihood(options: Options, opened: OpenedModel) -> int:
 
     model = language_model(opened)
     context = options.context or min(model.config.max_length, MOST_CONTEXT)
+    recipe = _recipe(options.model)
     with ConsoleHandler() as console, tempfile.TemporaryDirectory() as folder:
         store = _store(options, opened, Path(folder), console)
         score = score_store(
@@ -127,6 +128,7 @@ def _likelihood(options: Options, opened: OpenedModel) -> int:
             context=context,
             stride=options.stride or max(1, context // 2),
             batch_size=options.batch_size,
+            document_mask=recipe is None or recipe.data.document_mask,
             on_event=console,
         )
         rows: list[Yardstick] = []

@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     prompts = [prompt for prompt in options.prompt or ("",) for _ in range(options.samples)]
     live = options.live if options.live is not None else sys.stdout.isatty() and len(prompts) == 1 and not options.json
     films = options.film is not None or options.page is not None
-    sampler = _sampler(options, run)
+    sampler = _sampler(options, run, opened.tokenizer)
     for number, prompt in enumerate(prompts):
         request = _request(options, run, opened, prompt, number)
         frames = sampler.sample(language_model(opened), request, Rng(options.seed))
@@ -97,11 +97,14 @@ def main(arguments: list[str]) -> int:
         steps = 0
         for frame in frames:
             ids, steps = frame.state[0].tolist(), steps + 1
-        _show(options, opened.tokenizer, prompt, ids[1:], steps, is_shown=live)
+        filled = [token for token in ids[1:] if token != request.mask_id]  # a row may have ended before its canvas
+        _show(options, opened.tokenizer, prompt, filled, steps, is_shown=live)
     return 0
 
 
-def _sampler(options: Options, run: RunConfig) -> MaskedDiffusionSampler | UniformDiffusionSampler:
+def _sampler(
+    options: Options, run: RunConfig, tokenizer: Tokenizer
+) -> MaskedDiffusionSampler | UniformDiffusionSampler:
     if run.objective == "uniform_diffusion":
         from diptych.samplers.uniform_diffusion import UniformDiffusionSampler
 
@@ -120,6 +123,7 @@ def _sampler(options: Options, run: RunConfig) -> MaskedDiffusionSampler | Unifo
         entropy_bound=options.entropy_bound if options.unmask == "entropy" else None,
         schedule=run.text_diffusion.schedule,
         block_length=run.text_diffusion.block_length,
+        eos_id=None if run.text_diffusion.block_length is None else tokenizer.eos_id,
     )
 
 

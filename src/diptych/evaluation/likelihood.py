@@ -101,11 +101,12 @@ def score_store(
     context: int,
     stride: int,
     batch_size: int = 16,
+    document_mask: bool = True,
     on_event: Handler = ignore,
 ) -> TextScore:
     """Score every token of a store once, with at least `context - stride` tokens before it where there are any.
 
-    A document never sees the one before it. Raises ValueError for an empty store or a stride outside 1..context.
+    With `document_mask` no document sees the one before it. Raises ValueError for an empty store or a stride outside 1..context.
     """
     if store.n_tokens < 2:
         raise ValueError("there is no text to score; name data that holds some")
@@ -114,7 +115,7 @@ def score_store(
     openings = 0 if store.opening_id is None else store.n_documents - 1
     nats, count, total = 0.0, 0, store.n_tokens - 1 - openings
     last_report = 0.0
-    for window in windows(store, context, stride, batch_size):
+    for window in windows(store, context, stride, batch_size, document_mask=document_mask):
         likelihood = objective.likelihood(model, window.batch.to(device), rng, window.counted.to(device))
         nats += float(likelihood.nats.sum())
         count += int(likelihood.count.sum())
