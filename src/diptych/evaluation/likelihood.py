@@ -106,7 +106,8 @@ def score_store(
 ) -> TextScore:
     """Score every token of a store once, with at least `context - stride` tokens before it where there are any.
 
-    With `document_mask` no document sees the one before it. Raises ValueError for an empty store or a stride outside 1..context.
+    With `document_mask` no document sees the one before it. Raises ValueError for an empty store or a stride outside
+    1..context.
     """
     if store.n_tokens < 2:
         raise ValueError("there is no text to score; name data that holds some")
