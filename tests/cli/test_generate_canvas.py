@@ -50,7 +50,7 @@ def test_a_bound_is_called_so(runs: dict[str, Path], kind: str, capsys: pytest.C
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "bound" and found["standard_error"] > 0.0
     n_bytes = len((texts / "00.txt").read_bytes())
-    assert found["n_bytes"] == n_bytes and found["n_tokens"] == n_bytes  # each byte a token; the opening one is given
+    assert found["n_bytes"] == n_bytes and found["n_tokens"] == n_bytes + 1  # and the end
 
 
 def test_what_is_given_stays_and_gaps_are_filled(

@@ -9,10 +9,12 @@ import pytest
 
 from diptych.core.config import DataConfig, RunConfig, TransformerConfig
 from diptych.core.events import ignore
+from diptych.core.text_diffusion_config import TextDiffusionConfig
 from diptych.presets import load_run
 from diptych.training.distributed import World, choose_device
 from diptych.training.prepare import prepare
 
+PACKED, BLOCKS = DataConfig(document_mask=False), TextDiffusionConfig(block_length=4)
 PAIRS = DataConfig(source=("numbers:de-en",), format="pairs", max_bytes=20_000)
 
 
@@ -22,6 +24,31 @@ PAIRS = DataConfig(source=("numbers:de-en",), format="pairs", max_bytes=20_000)
         ({"model": TransformerConfig(n_encoder_layers=1)}, "learns from pairs"),
         ({"data": PAIRS}, "by an encoder-decoder"),
         ({"data": PAIRS, "model": TransformerConfig(n_encoder_layers=1), "objective": "masked_lm"}, "running text"),
+        ({"objective": "masked_diffusion"}, "data.document_mask = false"),
+        ({"objective": "masked_diffusion", "data": DataConfig(format="chat")}, "running text"),
+        ({"objective": "uniform_diffusion", "data": PACKED, "text_diffusion": BLOCKS}, "has no blocks"),
+        (
+            {"objective": "masked_diffusion", "data": PACKED, "model": TransformerConfig(attention=("gated_delta",))},
+            "left to right only",
+        ),
+        (
+            {
+                "objective": "masked_diffusion",
+                "data": PACKED,
+                "text_diffusion": BLOCKS,
+                "model": TransformerConfig(position="alibi"),
+            },
+            "ALiBi",
+        ),
+        (
+            {
+                "objective": "masked_diffusion",
+                "data": PACKED,
+                "text_diffusion": BLOCKS,
+                "model": TransformerConfig(window=8),
+            },
+            "a mask of its own",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
