@@ -50,7 +50,17 @@ def test_it_learns_reports_and_keeps_the_best(tiny: Tiny) -> None:
     assert tokenizer.vocab_size == 257 and not model.training
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+DIFFUSION = {"data.document_mask": False, "tokenizer.special_tokens": ("<|mask|>",)}
+DENOISERS = [
+    {**DIFFUSION, "objective": "masked_diffusion"},
+    {**DIFFUSION, "objective": "masked_diffusion", "text_diffusion.block_length": 4, "train.micro_batch_size": 3},
+    {**DIFFUSION, "objective": "uniform_diffusion", "text_diffusion.schedule": "square"},
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, EVERYTHING, *DENOISERS], ids=["plain", "everything", "masked", "blocks", "uniform"]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(tiny: Tiny, changes: dict[str, object]) -> None:
     whole, parts = tiny("whole", **changes), tiny("parts", **changes)
     train(whole)

@@ -25,7 +25,7 @@ PAIRS = DataConfig(source=("numbers:de-en",), format="pairs", max_bytes=20_000)
         ({"data": PAIRS}, "by an encoder-decoder"),
         ({"data": PAIRS, "model": TransformerConfig(n_encoder_layers=1), "objective": "masked_lm"}, "running text"),
         ({"objective": "masked_diffusion"}, "data.document_mask = false"),
-        ({"objective": "masked_diffusion", "data": DataConfig(format="chat")}, "running text"),
+        ({"objective": "masked_diffusion", "data": DataConfig(format="recall")}, "running text"),
         ({"objective": "uniform_diffusion", "data": PACKED, "text_diffusion": BLOCKS}, "has no blocks"),
         (
             {"objective": "masked_diffusion", "data": PACKED, "model": TransformerConfig(attention=("gated_delta",))},
