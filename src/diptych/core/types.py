@@ -143,7 +143,7 @@ class Predictor(Protocol):
         mask: Mask,
         time: Tensor | None = None,
         cond: Tensor | None = None,
-        positions: Int[Tensor, "b t"] | None = None,
+        positions: Int[Tensor, "#b t"] | None = None,
         cache: Any = None,
     ) -> Tensor: ...
 
@@ -161,7 +161,7 @@ class TokenPredictor(Predictor, Protocol):
         mask: Mask,
         time: Tensor | None = None,
         cond: Tensor | None = None,
-        positions: Int[Tensor, "b t"] | None = None,
+        positions: Int[Tensor, "#b t"] | None = None,
         cache: Any = None,
     ) -> Float[Tensor, "b t d"]:
         """The last hidden states; `logits = states @ unembedding.T + output_bias`."""

@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
         mask: Mask,
         time: Tensor | None = None,
         cond: Tensor | None = None,
-        positions: Int[Tensor, "b t"] | None = None,
+        positions: Int[Tensor, "#b t"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b t v"]:
         """Logits of every position."""
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
         mask: Mask,
         time: Tensor | None = None,
         cond: Tensor | None = None,
-        positions: Int[Tensor, "b t"] | None = None,
+        positions: Int[Tensor, "#b t"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "b t d"]:
         """The states that are un-embedded. `positions` default to counting on from what the cache holds.

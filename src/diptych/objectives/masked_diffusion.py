@@ -160,7 +160,7 @@ class MaskedDiffusion:
 
     @torch.no_grad()
     def hidden_nats(
-        self, model: TokenPredictor, x: Int[Tensor, "b n"], hidden: Bool[Tensor, "b t"]
+        self, model: TokenPredictor, x: Int[Tensor, "b l"], hidden: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "b t"]:
         """-log p(token | visible) in nats of each hidden target of x[:, 1:], 0 of the others; float64."""
         states, tokens, at = self._hidden_states(model, x, hidden)
@@ -199,7 +199,7 @@ class MaskedDiffusion:
         return (first[:, None] + torch.arange(blocks, device=ids.device) * OVER_BLOCKS) % 1.0
 
     def _hidden_states(
-        self, model: TokenPredictor, x: Int[Tensor, "b n"], hidden: Bool[Tensor, "b t"]
+        self, model: TokenPredictor, x: Int[Tensor, "b l"], hidden: Bool[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Int[Tensor, " n"]]:
         """What the network makes of the hidden targets, their tokens, and where they stand among all b t targets."""
         tokens = x[:, 1:]
