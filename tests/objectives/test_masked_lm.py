@@ -191,6 +191,9 @@ def test_what_it_refuses() -> None:
         OBJECTIVE.likelihood(encoder(), rows(), Rng(0))
     with pytest.raises(ValueError, match="no mask token"):
         mask_id_of(ByteTokenizer())
+    assert mask_id_of(ByteTokenizer(("<spare>",)), "<spare>") == 257
+    with pytest.raises(ValueError, match="'<none>' is no special token of the tokenizer; it has <.endoftext.>"):
+        mask_id_of(ByteTokenizer(("<|mask|>",)), "<none>")
     with pytest.raises(ValueError, match="share=0"):
         dataclasses.replace(OBJECTIVE, share=0.0)
     with pytest.raises(ValueError, match="no shares of a whole"):

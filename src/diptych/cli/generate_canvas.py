@@ -132,7 +132,7 @@ def _request(options: Options, run: RunConfig, opened: OpenedModel, prompt: str,
     from diptych.samplers.canvas import CanvasRequest
 
     tokenizer, config = opened.tokenizer, language_model(opened).config
-    hidden = -1 if run.objective == "uniform_diffusion" else mask_id_of(tokenizer)
+    hidden = -1 if run.objective == "uniform_diffusion" else mask_id_of(tokenizer, run.text_diffusion.mask_token)
     canvas = canvas_of(prompt, tokenizer, hidden, options.length)
     longest = run.data.sequence_length + 1
     if run.text_diffusion.block_length is None and len(canvas) > longest:

@@ -25,6 +25,10 @@ class TextDiffusionConfig:
     """Masked diffusion by blocks of so many tokens, each given the blocks before it (Arriola et al. 2025); 1 is
     autoregression; None: the whole sequence is one block."""
 
+    mask_token: str | None = None
+    """Special token of the tokenizer that hides others, where a checkpoint's tokenizer has none for that: one that its
+    texts never use, such as `<filename>`; None: `<|mask|>`, `[MASK]` or `<mask>`."""
+
     def __post_init__(self) -> None:
         if self.block_length is not None and self.block_length < 1:
             raise ValueError(f"text_diffusion.block_length={self.block_length} must be at least 1")

@@ -153,7 +153,8 @@ def _sampler(
 
 def _canvas(contender: Contender, samples: int, length: int) -> CanvasRequest:
     tokenizer = contender.tokenizer
-    hidden = tokenizer.vocab_size if contender.run.objective == "uniform_diffusion" else mask_id_of(tokenizer)
+    is_uniform, chosen = contender.run.objective == "uniform_diffusion", contender.run.text_diffusion.mask_token
+    hidden = tokenizer.vocab_size if is_uniform else mask_id_of(tokenizer, chosen)
     return CanvasRequest(canvas=[[tokenizer.opening_id, *[hidden] * length]] * samples, mask_id=hidden)
 
 

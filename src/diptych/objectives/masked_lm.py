@@ -26,11 +26,15 @@ MASK_NAMES = ("<|mask|>", "[MASK]", "<mask>")
 """What tokenizers call the token that hides others: ours, BERT's, RoBERTa's."""
 
 
-def mask_id_of(tokenizer: Tokenizer) -> int:
-    """The token that hides others. Raises ValueError where the tokenizer has none."""
-    for name in MASK_NAMES:
+def mask_id_of(tokenizer: Tokenizer, chosen: str | None = None) -> int:
+    """The token that hides others, by a name of its own if one is `chosen`. Raises ValueError where the tokenizer has
+    none."""
+    for name in MASK_NAMES if chosen is None else (chosen,):
         if name in tokenizer.special_tokens:
             return tokenizer.special_tokens[name]
+    if chosen is not None:
+        known = ", ".join(list(tokenizer.special_tokens)[:20])
+        raise ValueError(f"text_diffusion.mask_token = '{chosen}' is no special token of the tokenizer; it has {known}")
     raise ValueError(
         "the tokenizer has no mask token; train one with tokenizer.special_tokens = ['<|mask|>'], as recipes/bert.toml "
         "does, or use a model that was trained on masked words"

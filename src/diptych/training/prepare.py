@@ -209,7 +209,7 @@ def text_diffusion(run: RunConfig, tokenizer: Tokenizer) -> MaskedDiffusion | Un
     none."""
     if run.objective == "uniform_diffusion":
         return UniformDiffusion(run.text_diffusion, tokenizer.vocab_size)
-    return MaskedDiffusion(run.text_diffusion, mask_id_of(tokenizer))
+    return MaskedDiffusion(run.text_diffusion, mask_id_of(tokenizer, run.text_diffusion.mask_token))
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
