@@ -192,7 +192,7 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="no mask token"):
         mask_id_of(ByteTokenizer())
     assert mask_id_of(ByteTokenizer(("<spare>",)), "<spare>") == 257
-    with pytest.raises(ValueError, match="'<none>' is no special token of the tokenizer; it has <.endoftext.>"):
+    with pytest.raises(ValueError, match="'<none>' is no special token of the tokenizer"):
         mask_id_of(ByteTokenizer(("<|mask|>",)), "<none>")
     with pytest.raises(ValueError, match="share=0"):
         dataclasses.replace(OBJECTIVE, share=0.0)
