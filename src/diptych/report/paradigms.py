@@ -65,7 +65,7 @@ def paradigms_run(out: Path, seed: int) -> RunConfig:
         optim=OptimConfig(name="muon", lr=5e-3, muon_lr=0.03, warmup_steps=20, final_lr_fraction=0.02),
         train=TrainConfig(
             seed=seed,
-            steps=1000,
+            steps=1500,
             batch_size=16,
             dtype="float32",
             compile="off",
