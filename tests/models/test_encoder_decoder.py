@@ -191,7 +191,7 @@ def test_generation_of_a_row_does_not_depend_on_its_batch() -> None:
         request = GenerationRequest(prompts=[[EOS]] * count, max_new_tokens=8, eos_id=EOS)
         width = int(lengths[rows].max())
         given = model.given(source[rows, :width], lengths[rows])
-        frames = AutoregressiveSampler(temperature=0).sample(given, request, Rng(0))
+        frames = AutoregressiveSampler(temperature=0.0).sample(given, request, Rng(0))
         drawn = torch.stack([frame.state for frame in frames], 1).tolist()
         return [row[: row.index(EOS)] if EOS in row else row for row in drawn]
 

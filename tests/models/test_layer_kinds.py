@@ -135,7 +135,7 @@ def test_a_window_generates_20000_tokens_in_constant_memory() -> None:
     sizes = set()
     cache = model.new_cache(1, 20_004)
     request = GenerationRequest(prompts=[[1, 2, 3]], max_new_tokens=20_000, eos_id=None)
-    for frame in AutoregressiveSampler(temperature=0).sample(model, request, Rng(0), cache=cache):
+    for frame in AutoregressiveSampler(temperature=0.0).sample(model, request, Rng(0), cache=cache):
         if frame.step % 500 == 0:
             sizes.add(cache.n_bytes)
     assert frame.step == 19_999 and len(sizes) == 1
