@@ -61,7 +61,7 @@ def ours(x: torch.Tensor, device: str, block: int | None) -> Callable[[], None]:
 def plain(x: torch.Tensor, device: str, block: int | None) -> Callable[[], None]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from diptych.nn.diffusion_masks import NoisyAndClean
+    from diptych.nn.patterns import BlockDiffusion
 
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -83,7 +83,7 @@ def plain(x: torch.Tensor, device: str, block: int | None) -> Callable[[], None]
     size = block or length
     clean, index = torch.arange(length + 1, device=device), torch.arange(2 * length + 1, device=device)
     positions = torch.cat((clean[1:], clean))[None].expand(rows, -1)
-    allowed = NoisyAndClean(length, size).allowed(index[None, :, None], index[None, None])[None]
+    allowed = BlockDiffusion(size, length, given=1).allowed(index[None, :, None], index[None, None])[None]
     mask = torch.zeros(allowed.shape, device=device).masked_fill(~allowed, float("-inf"))
 
     def loss() -> torch.Tensor:

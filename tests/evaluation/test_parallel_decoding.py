@@ -25,8 +25,8 @@ from tests.samplers.test_masked_diffusion import MASK, make, prompted
 from diptych.core.random import Rng
 from diptych.core.types import Mask
 from diptych.evaluation.parallel_decoding import estimate_price, exact_price, mean_entropies, total_correlation
-from diptych.nn.diffusion_masks import Blocks
 from diptych.nn.masks import Full
+from diptych.nn.patterns import BlockCausal
 from diptych.samplers.canvas import CanvasRequest
 from diptych.samplers.masked_diffusion import MaskedDiffusionSampler
 
@@ -194,7 +194,7 @@ def test_a_network_scores_as_it_draws(block_length: int | None) -> None:
     """Token by token, each row alone, under the mask that the sampler's cache stands for."""
     model, request = make(), prompted(forbidden=(3,))
     sampler = MaskedDiffusionSampler(steps=1, block_length=block_length)
-    mask: Mask = Full() if block_length is None else Blocks(block_length)
+    mask: Mask = Full() if block_length is None else BlockCausal(block_length, given=1)
     losses, before = [0.0] * len(request.canvas), torch.tensor(request.canvas)
 
     def log_p(row: torch.Tensor, place: int, token: int) -> float:

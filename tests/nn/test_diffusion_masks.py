@@ -10,9 +10,9 @@ import torch
 from diptych.core.types import Mask
 from diptych.nn.attention import attention
 from diptych.nn.block_sparse import spans
-from diptych.nn.diffusion_masks import Blocks, NoisyAndClean
 from diptych.nn.lowering import Scope, in_form, lower
 from diptych.nn.masks import Causal, Span
+from diptych.nn.patterns import BlockCausal, BlockDiffusion
 
 
 def _pairs(mask: Mask, n: int) -> torch.Tensor:
@@ -28,7 +28,10 @@ def _block(position: int, block: int) -> int:
 def test_masks_equal_their_definitions(length: int, block: int) -> None:
     """Arriola et al. 2025, section 3.2: M_BD, M_OBC and M_BC, of rows whose first token is a block."""
     where = [(True, i + 1) for i in range(length)] + [(False, i) for i in range(length + 1)]
-    both, clean = _pairs(NoisyAndClean(length, block), 2 * length + 1), _pairs(Blocks(block), length + 1)
+    both, clean = (
+        _pairs(BlockDiffusion(block, length, given=1), 2 * length + 1),
+        _pairs(BlockCausal(block, given=1), length + 1),
+    )
     for (q, (noisy_q, at_q)), (k, (noisy_k, at_k)) in product(enumerate(where), enumerate(where)):
         of_q, of_k = _block(at_q, block), _block(at_k, block)
         if noisy_q:
@@ -42,7 +45,10 @@ def test_masks_equal_their_definitions(length: int, block: int) -> None:
 @pytest.mark.parametrize("length", range(1, 9))
 def test_bounds_are_exact(length: int) -> None:
     for block, wide, high in product((1, 2, 3, 8), range(1, 7), range(1, 7)):
-        for mask, n in ((NoisyAndClean(length, block), 2 * length + 1), (Blocks(block), length + 1)):
+        for mask, n in (
+            (BlockDiffusion(block, length, given=1), 2 * length + 1),
+            (BlockCausal(block, given=1), length + 1),
+        ):
             query, key = spans(n, high, 0), spans(n, wide, 0)
             found = mask.bounds(query, Span(*(position.transpose(1, 2) for position in key)))
             allowed = _pairs(mask, n)
@@ -52,7 +58,15 @@ def test_bounds_are_exact(length: int) -> None:
                 assert bool(found.every[0, i, j]) == bool(part.all())
 
 
-@pytest.mark.parametrize("mask", [NoisyAndClean(300, 16), NoisyAndClean(300, 7), NoisyAndClean(300, 300), Blocks(64)])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        BlockDiffusion(16, 300, given=1),
+        BlockDiffusion(7, 300, given=1),
+        BlockDiffusion(300, 300, given=1),
+        BlockCausal(64, given=1),
+    ],
+)
 def test_pieces_equal_the_dense_mask_forward_and_backward(mask: Mask) -> None:
     n = 601
     scope = Scope(n, n)
@@ -67,7 +81,9 @@ def test_pieces_equal_the_dense_mask_forward_and_backward(mask: Mask) -> None:
 
 
 def test_what_is_lowered_to_what() -> None:
-    assert lower(NoisyAndClean(256, 16), queries=513, keys=513, offset=0).form == "pieces"
-    assert lower(NoisyAndClean(64, 16), queries=129, keys=129, offset=0).form == "dense"
-    assert lower(Blocks(16), queries=16, keys=33, offset=17).form == "none", "a block to draw sees all that is kept"
-    assert torch.equal(_pairs(Blocks(1), 9), _pairs(Causal(), 9))
+    assert lower(BlockDiffusion(16, 256, given=1), queries=513, keys=513, offset=0).form == "pieces"
+    assert lower(BlockDiffusion(16, 64, given=1), queries=129, keys=129, offset=0).form == "dense"
+    assert lower(BlockCausal(16, given=1), queries=16, keys=33, offset=17).form == "none", (
+        "a block to draw sees all that is kept"
+    )
+    assert torch.equal(_pairs(BlockCausal(1, given=1), 9), _pairs(Causal(), 9))

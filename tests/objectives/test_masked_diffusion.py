@@ -19,8 +19,8 @@ from diptych.core.types import Batch
 from diptych.diffusion.discrete import build_alpha_schedule
 from diptych.models.language_model import LanguageModel
 from diptych.models.network import initialize
-from diptych.nn.diffusion_masks import Blocks
 from diptych.nn.masks import Full
+from diptych.nn.patterns import BlockCausal
 from diptych.objectives import cross_entropy
 from diptych.objectives.masked_diffusion import MaskedDiffusion
 from tests.exact_text import ExactText, random_text
@@ -157,7 +157,7 @@ def test_blocks_of_one_token_are_autoregression() -> None:
     expected = torch.zeros(3, dtype=torch.float64)
     for at in range(1, 11):
         x = torch.cat((batch.x[:, :at], torch.full((3, 1), MASK)), dim=1)
-        logits = model(x, mask=Blocks(1))[:, -1].detach().index_fill(1, torch.tensor([MASK]), -math.inf)
+        logits = model(x, mask=BlockCausal(1, given=1))[:, -1].detach().index_fill(1, torch.tensor([MASK]), -math.inf)
         expected += F.cross_entropy(logits, batch.x[:, at], reduction="none")
     found = masked.likelihood(model, batch, Rng(0))
     assert found.kind == "exact" and found.standard_error is None
@@ -177,7 +177,7 @@ def test_two_parts_in_one_pass_equal_each_block_after_the_clean_text_before_it(b
     for start in range(0, 10, block):
         end = min(start + block, 10)
         noisy = batch.x[:, 1:].masked_fill(hide, MASK)[:, start:end]
-        logits = model(torch.cat((batch.x[:, : start + 1], noisy), dim=1), mask=Blocks(block)).detach()
+        logits = model(torch.cat((batch.x[:, : start + 1], noisy), dim=1), mask=BlockCausal(block, given=1)).detach()
         logits = logits[:, start + 1 :].index_fill(2, torch.tensor([MASK]), -math.inf)
         expected = F.cross_entropy(logits.transpose(1, 2), batch.x[:, start + 1 : end + 1], reduction="none")
         torch.testing.assert_close(found[:, start:end], expected * hide[:, start:end], rtol=1e-10, atol=1e-12)
@@ -304,8 +304,8 @@ def test_the_exact_text_is_its_table() -> None:
             canvas[0, at] = row[0, at]
         assert total == pytest.approx(expected, rel=1e-12)
     cache = EXACT.new_cache(1, 5)
-    EXACT.states(X[:, :3], mask=Blocks(2), cache=cache)
+    EXACT.states(X[:, :3], mask=BlockCausal(2, given=1), cache=cache)
     noisy = torch.tensor([[3, 2]])
-    cached = EXACT.states(noisy, mask=Blocks(2), cache=cache)
-    whole = EXACT.states(torch.cat((X[:, :3], noisy), dim=1), mask=Blocks(2))
+    cached = EXACT.states(noisy, mask=BlockCausal(2, given=1), cache=cache)
+    whole = EXACT.states(torch.cat((X[:, :3], noisy), dim=1), mask=BlockCausal(2, given=1))
     assert torch.equal(cached, whole[:, 3:])

@@ -20,8 +20,8 @@ from diptych.core.random import Rng
 from diptych.core.types import Frame, Mask
 from diptych.models.language_model import LanguageModel
 from diptych.models.network import initialize
-from diptych.nn.diffusion_masks import Blocks
 from diptych.nn.masks import Full
+from diptych.nn.patterns import BlockCausal
 from diptych.samplers import masked_diffusion
 from diptych.samplers.canvas import CanvasRequest
 from diptych.samplers.masked_diffusion import MaskedDiffusionSampler, draw
@@ -202,7 +202,7 @@ def test_blocks_with_a_cache_are_those_without(rule: str, block_length: int) -> 
     for ours, theirs in zip(cached, again, strict=True):
         assert torch.equal(ours.state, theirs.state) and torch.equal(ours.info["revealed"], theirs.info["revealed"])
         torch.testing.assert_close(ours.info["probability"], theirs.info["probability"], rtol=0, atol=1e-10)
-        logits = model(before, mask=Blocks(block_length))
+        logits = model(before, mask=BlockCausal(block_length, given=1))
         logits[..., MASK] = -torch.inf
         p = logits.softmax(-1).gather(2, ours.state[..., None])[..., 0]
         revealed = ours.info["revealed"]
@@ -217,7 +217,7 @@ def test_every_step_reveals_what_its_rule_says_from_left_to_right(rule: str, blo
     model, sampler = make(), MaskedDiffusionSampler(block_length=block_length, **RULES[rule])
     request = prompted()
     before = torch.tensor(request.canvas)
-    mask: Mask = Full() if block_length is None else Blocks(block_length)
+    mask: Mask = Full() if block_length is None else BlockCausal(block_length, given=1)
     frames = list(sampler.sample(model, request, Rng(2)))
     assert [frame.step for frame in frames] == list(range(len(frames)))
     assert {frame.of for frame in frames} == {frames[0].of} and len(frames) <= frames[0].of

@@ -51,9 +51,14 @@ KINDS: dict[str, Kind] = {
         "by blocks: `near` neighbours on each side, `wide` global ones, `random` ones (BigBird)",
     ),
     "documents": Kind(("length",), (1,), 0, "only positions of the same document, of these lengths in turn", True),
-    "block_causal": Kind(("block",), (1,), 0, "blocks before, and the whole of the own one (block diffusion, drawing)"),
+    "block_causal": Kind(
+        ("block", "given"), (1, 0), 1, "blocks before, and the whole of the own one (block diffusion, drawing)"
+    ),
     "block_diffusion": Kind(
-        ("block", "length"), (1, 1), 0, "`length` noisy positions, then the clean ones (block diffusion, training)"
+        ("block", "length", "given"),
+        (1, 1, 0),
+        1,
+        "`length` noisy positions, then the clean ones after `given` more (block diffusion, training)",
     ),
 }
 """All masks that have a text form."""

@@ -129,13 +129,15 @@ def _scrambled(number: Tensor, seed: int, draw: int) -> Tensor:
 @final
 @dataclass(frozen=True)
 class BlockCausal(Composable):
-    """The blocks before, and the whole of the own one: how block diffusion draws (Arriola et al. 2025)."""
+    """The blocks before, and the whole of the own one: how block diffusion reads clean text and draws (Arriola et al.
+    2025). The first `given` positions, at most a block's, are a block of their own before the others."""
 
     block: int
+    given: int = 0
 
     def allowed(self, query: Int[Tensor, "#b q 1"], key: Int[Tensor, "#b 1 k"]) -> Bool[Tensor, "#b q k"]:
         """True where the key's block is no later one."""
-        return key // self.block <= query // self.block
+        return (key - self.given) // self.block <= (query - self.given) // self.block
 
     def bounds(self, query: Span, key: Span) -> Bounds:
         """By the first and the last block of both."""
@@ -145,42 +147,50 @@ class BlockCausal(Composable):
 @final
 @dataclass(frozen=True)
 class BlockDiffusion(Composable):
-    """`length` noisy positions, then the same ones clean: how block diffusion trains all blocks in one pass.
+    """`length` noisy positions, then the `given` + `length` of the clean row: how block diffusion learns all blocks in
+    one pass.
 
-    A noisy block sees itself and the clean blocks before it, a clean one itself and those before it (Arriola et al.
-    2025, section 3.2 and figure 3).
+    Index i < `length` is the noisy copy of position `given` + i. A noisy block sees itself and the clean blocks before
+    it, clean positions see each other as in `BlockCausal`, and nothing noisy (Arriola et al. 2025, section 3.2 and
+    figure 3).
     """
 
     block: int
     length: int
+    given: int = 0
 
     def allowed(self, query: Int[Tensor, "#b q 1"], key: Int[Tensor, "#b 1 k"]) -> Bool[Tensor, "#b q k"]:
-        """True by the three parts: block-diagonal, block-causal moved by one, block-causal."""
+        """True by the three parts: block-diagonal, earlier blocks, block-causal."""
         clean_query, clean_key = query >= self.length, key >= self.length
         query_block, key_block = self._block(query), self._block(key)
         noisy = torch.where(clean_key, key_block < query_block, key_block == query_block)
         return torch.where(clean_query, clean_key & (key_block <= query_block), noisy)
 
     def bounds(self, query: Span, key: Span) -> Bounds:
-        """Exact where a span is all noisy or all clean, else open."""
-        mixed = (self._clean(query.first) != self._clean(query.last)) | (
-            self._clean(key.first) != self._clean(key.last)
-        )
-        first_query, last_query = self._block(query.first), self._block(query.last)
-        first_key, last_key = self._block(key.first), self._block(key.last)
-        within = same(first_query, last_query, first_key, last_key)
-        before = Bounds(first_key < last_query, last_key < first_query)
-        up_to = Bounds(first_key <= last_query, last_key <= first_query)
-        clean_query, clean_key = self._clean(query.first), self._clean(key.first)
-        some = torch.where(clean_query, clean_key & up_to.some, torch.where(clean_key, before.some, within.some))
-        every = torch.where(clean_query, clean_key & up_to.every, torch.where(clean_key, before.every, within.every))
-        return Bounds(some | mixed, every & ~mixed)
+        """Exact: those of the noisy and of the clean parts of both spans."""
+        noisy_query, clean_query = query.first < self.length, query.last >= self.length
+        noisy_key, clean_key = key.first < self.length, key.last >= self.length
+        # A part that a span lacks is turned over, but is not looked at.
+        q_noisy, q_clean = self._noisy(query), self._clean(query)
+        k_noisy, k_clean = self._noisy(key), self._clean(key)
+        own = same(*q_noisy, *k_noisy)
+        before = Bounds(k_clean.first < q_noisy.last, k_clean.last < q_noisy.first)
+        up_to = Bounds(k_clean.first <= q_clean.last, k_clean.last <= q_clean.first)
+        in_own, in_before, in_clean = noisy_query & noisy_key, noisy_query & clean_key, clean_query & clean_key
+        some = (in_own & own.some) | (in_before & before.some) | (in_clean & up_to.some)
+        every = (own.every | ~in_own) & (before.every | ~in_before) & (up_to.every | ~in_clean)
+        return Bounds(some, every & ~(clean_query & noisy_key))
 
-    def _clean(self, position: Tensor) -> Tensor:
-        return position >= self.length
+    def _block(self, index: Tensor) -> Tensor:
+        return torch.where(index >= self.length, index - self.length - self.given, index) // self.block
 
-    def _block(self, position: Tensor) -> Tensor:
-        return torch.where(position >= self.length, position - self.length, position) // self.block
+    def _noisy(self, span: Span) -> Span:
+        """Blocks of the noisy part of a span."""
+        return Span(*(self._block(index.clamp(max=self.length - 1)) for index in span))
+
+    def _clean(self, span: Span) -> Span:
+        """Blocks of the clean part of a span."""
+        return Span(*(self._block(index.clamp(min=self.length)) for index in span))
 
 
 @final

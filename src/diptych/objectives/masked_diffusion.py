@@ -25,8 +25,8 @@ from diptych.core.random import Rng
 from diptych.core.text_diffusion_config import TextDiffusionConfig
 from diptych.core.types import Batch, Likelihood, Loss, TokenPredictor
 from diptych.diffusion.discrete import build_alpha_schedule
-from diptych.nn.diffusion_masks import NoisyAndClean
 from diptych.nn.masks import Full
+from diptych.nn.patterns import BlockDiffusion
 from diptych.objectives.cross_entropy import SliceLoss, cross_entropy_each, cross_entropy_sum, slice_loss
 
 OVER_ROWS, OVER_BLOCKS = (math.sqrt(5.0) - 1.0) / 2.0, math.sqrt(2.0) - 1.0
@@ -211,7 +211,7 @@ class MaskedDiffusion:
             clean = torch.arange(length + 1, device=x.device)
             states = model.states(
                 torch.cat((noisy, x), dim=1),
-                mask=NoisyAndClean(length, block),
+                mask=BlockDiffusion(block, length, given=1),
                 positions=torch.cat((clean[1:], clean))[None],
             )[:, :length]
         at = hidden.flatten().nonzero()[:, 0]

@@ -19,9 +19,9 @@ from torch import Tensor
 from diptych.core.random import Rng
 from diptych.core.text_diffusion_config import AlphaScheduleName
 from diptych.core.types import Frame, Mask, TokenPredictor
-from diptych.nn.diffusion_masks import Blocks
 from diptych.nn.embedding import unembed
 from diptych.nn.masks import Full
+from diptych.nn.patterns import BlockCausal
 from diptych.samplers.canvas import CanvasRequest
 from diptych.samplers.unmasking import UnmaskName, above, first_by, set_sizes, within_entropy
 
@@ -80,7 +80,7 @@ class MaskedDiffusionSampler:
     @property
     def mask(self) -> Mask:
         """Under which the network reads a canvas: what each position is predicted from."""
-        return Full() if self.block_length is None else Blocks(self.block_length)
+        return Full() if self.block_length is None else BlockCausal(self.block_length, given=1)
 
     def sizes(self, gaps: int) -> list[int]:
         """How many of a block's gaps each step reveals; at least so many where the text decides."""
