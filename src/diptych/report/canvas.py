@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from diptych.core.files import write_text
 from diptych.core.types import Frame
+from diptych.report.environment import page_environment
 from diptych.report.images import save_pictures
 from diptych.report.words import readable
 from diptych.tokenizers.base import Tokenizer
@@ -96,12 +96,9 @@ def save_page(steps: Sequence[Canvas], path: Path, *, title: str) -> None:
             [(i, p.text, kinds.index(p.kind)) for i, p in enumerate(step) if i >= len(before) or p != before[i]]
         )
         before = step
-    environment = Environment(
-        loader=PackageLoader("diptych.report", "templates"), autoescape=True, undefined=StrictUndefined
-    )
     # Within a script a closing tag would end it, whatever the text is that it stands in.
     data = json.dumps(changes, ensure_ascii=False).replace("<", "\\u003c")
-    page = environment.get_template("canvas.html.j2").render(title=title, changes=data, colours=COLOURS)
+    page = page_environment().get_template("canvas.html.j2").render(title=title, changes=data, colours=COLOURS)
     write_text(path, page)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, final
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from diptych import __version__
@@ -33,6 +32,7 @@ from diptych.evaluation.comparison import (
 )
 from diptych.report import words
 from diptych.report.comparison_drawings import bits_bars, curves, speed_and_quality
+from diptych.report.environment import page_environment
 from diptych.report.plots import save_png, svg
 from diptych.report.stages import Stages
 from diptych.report.surroundings import read_curves
@@ -205,15 +205,7 @@ class Comparison:
 
 def page(result: ComparisonResult) -> str:
     """The page as HTML: a function of the result alone. It loads nothing, and texts are escaped."""
-    environment = Environment(
-        loader=PackageLoader("diptych.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(number=words.number, compact=words.compact, percent=words.percent)
+    environment = page_environment()
     plots = {
         name: Markup('<div class="plot wide">{}</div><div class="plot narrow">{}</div>').format(
             Markup(svg(draw(result), f"{name}-wide")), Markup(svg(draw(result, narrow=True), f"{name}-narrow"))

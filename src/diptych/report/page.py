@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from diptych.core.files import write_text
 from diptych.data.lengths import PUBLISHED
 from diptych.evaluation.compare_likelihood import PUBLISHED as PUBLISHED_GAPS
 from diptych.report import words
+from diptych.report.environment import page_environment
 from diptych.report.results import ReviewResults
 
 if TYPE_CHECKING:
@@ -162,23 +163,7 @@ def _overtaking(found: Overtaking) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("diptych.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        number=words.number,
-        compact=words.compact,
-        size=words.size,
-        memory=words.memory,
-        duration=words.duration,
-        percent=words.percent,
-        visible=words.visible,
-    )
+    environment = page_environment()
     environment.globals["plot"] = _plot
     environment.globals["published_lengths"] = PUBLISHED
     environment.globals["exponents_from"] = _exponents_from
