@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, default=96)
     parser.add_argument("--out", type=Path, default=Path("runs/scarce-data"))
     options = parser.parse_args()
-    texts, heldout = written(options.out, options.bytes)
+    folders = written(options.out, options.bytes)
     an_epoch = options.bytes // (LENGTH * BATCH)
     curves: dict[ObjectiveName, list[Curve]] = {kind: [] for kind in KINDS}
     with ConsoleHandler() as console:
         for seed in range(options.seeds):
             for kind in KINDS:
                 out = options.out / f"{kind}-{seed}"
-                run = recipe(out, kind, seed, texts, heldout, (options.d_model, an_epoch))
+                run = recipe(out, kind, seed, folders, (options.d_model, an_epoch))
                 steps = an_epoch * options.epochs
                 train(dataclasses.replace(run, train=dataclasses.replace(run.train, steps=steps)), console)
                 curves[kind].append(curve(out, an_epoch))
@@ -98,9 +98,9 @@ def written(out: Path, size: int) -> tuple[Path, Path]:
     return folders
 
 
-def recipe(out: Path, kind: ObjectiveName, seed: int, texts: Path, heldout: Path, size: tuple[int, int]) -> RunConfig:
+def recipe(out: Path, kind: ObjectiveName, seed: int, folders: tuple[Path, Path], size: tuple[int, int]) -> RunConfig:
     """One run: everything but the objective and the seed is the same. size: d_model, and steps of an epoch."""
-    d_model, an_epoch = size
+    (d_model, an_epoch), (texts, heldout) = size, folders
     return RunConfig(
         out=str(out),
         objective=kind,
