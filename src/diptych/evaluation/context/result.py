@@ -18,7 +18,7 @@ State = Literal["certified", "undecided", "none", "at_least"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Answers at one length and depth. n: contexts; accuracy: mean over them, in [0, 1]; score: corrected for chance."""
+    """Answers at one length and depth: `n` contexts, their mean accuracy in [0, 1], and that corrected for chance."""
 
     length: int
     depth: int
@@ -114,7 +114,7 @@ class Saturation:
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """How often training showed each distance, as a share of distance 1: review table 5, STRING's position frequency."""
+    """How often training showed each distance, as a share of distance 1: review table 5, right."""
 
     distances: tuple[int, ...]
     shares: tuple[float, ...]
@@ -150,7 +150,10 @@ def sentence(result: ContextResult, task: TaskResult) -> str:
         return f"{what} none ({sure}): it fails at {task.failed:,} tokens already; {claim}."
     if task.state == "at_least" and task.passed is not None:
         ratio = task.passed / result.claimed
-        return f"{what} at least {task.passed:,} tokens ({sure}), the longest that was asked; {claim}, ratio {ratio:.2f} or more."
+        return (
+            f"{what} at least {task.passed:,} tokens ({sure}), the longest that was asked; {claim}, "
+            f"ratio {ratio:.2f} or more."
+        )
     if task.passed is None:
         end = "" if task.failed is None else f", it is below {task.failed:,} tokens"
         return f"{what} undecided: nothing is certified yet{end}; {claim}."
@@ -172,10 +175,11 @@ def load_result(folder: Path) -> ContextResult:
             f"{folder} holds no {RESULT}; measure a model with diptych context MODEL --out {folder}"
         )
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        result: ContextResult = _ADAPTER.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return result
 
 
 _ADAPTER: Any = TypeAdapter(ContextResult)

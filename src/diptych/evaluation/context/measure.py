@@ -1,0 +1,194 @@
+"""How is the effective context length of one model measured, task by task?
+
+The ladder says which context it wants; what the journal holds already is taken from there; the rest is asked and kept.
+Whoever stops it, for whatever reason, has the bracket that the answers until then allow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, final
+
+from diptych.core.events import Handler, Progressed, ignore
+from diptych.evaluation.context.distance import effective_distance
+from diptych.evaluation.context.journal import Journal, Place, Record, record_of
+from diptych.evaluation.context.ladder import Ladder, LadderConfig, Verdict
+from diptych.evaluation.context.result import TaskResult, binned
+from diptych.evaluation.context.statistics import measure_reuse
+from diptych.evaluation.context.types import Observation, Scorer, Task
+
+PILOT: Final = 4
+"""Contexts that choose between wordings, of the shortest length that all have; the measurement never sees them."""
+
+PILOT_NUMBERS: Final = 1_000_000
+"""Their numbers begin here."""
+
+Ended = Literal["budget", "interrupted"]
+
+
+@final
+class Meter:
+    """What may still be spent. tokens, seconds: of the whole measurement, that of earlier calls included; None: any."""
+
+    def __init__(self, tokens: int | None = None, seconds: float | None = None) -> None:
+        self.tokens, self.seconds = tokens, seconds
+        self.spent_tokens, self.spent_seconds = 0, 0.0
+        self.dearest = 0.0
+
+    def add(self, record: Record) -> None:
+        """A context was asked about."""
+        self.spent_tokens += record.tokens
+        self.spent_seconds += record.seconds
+        self.dearest = record.seconds / max(1, record.tokens)
+
+    def allows(self, length: int) -> bool:
+        """Whether a context of this length can be afforded, at the price of the last one."""
+        if self.tokens is not None and self.spent_tokens + length > self.tokens:
+            return False
+        return self.seconds is None or self.spent_seconds + self.dearest * length <= self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One task's result, and why it ended before it was decided; None: it was decided, as far as it can be."""
+
+    result: TaskResult
+    ended: Ended | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """Who is asked, where answers are kept, and what may be spent."""
+
+    scorer: Scorer
+    journal: Journal
+    meter: Meter
+    on_event: Handler = ignore
+
+    def ask(self, task: Task, place: Place) -> Record:
+        """The answers about one context, kept or new."""
+        if (kept := self.journal.records.get(place)) is not None:
+            self.meter.add(kept)
+            return kept
+        start = time.perf_counter()
+        context = task.context(place[1], place[2])
+        record = record_of(place, context, self.scorer.ask(context), time.perf_counter() - start)
+        self.journal.add(record)
+        self.meter.add(record)
+        return record
+
+
+def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench, *, seed: int) -> Measured:
+    """Climb the lengths of one task until it is decided, the budget is spent, or Ctrl-C.
+
+    Raises ValueError where the longest length cannot hold a context of the task.
+    """
+    if config.longest < task.shortest:
+        raise ValueError(
+            f"{task.name} in {style} needs {task.shortest} tokens, more than the longest length of {config.longest}; "
+            "set a longer --longest, or choose another task or style"
+        )
+    config = replace(config, shortest=max(config.shortest, task.shortest))
+    if _asks_one_depth(task):
+        config = replace(config, max_rounds=config.max_rounds * task.n_depths)
+    ladder, used, ended = Ladder(config, task.n_depths, task.n_candidates), list[Record](), None
+    try:
+        while (wanted := ladder.next()) is not None:
+            length, number = wanted
+            if not bench.meter.allows(length):
+                ended = _BUDGET
+                break
+            record = bench.ask(task, (task.name, length, number))
+            used.append(record)
+            ladder.take(observed(record))
+            _report(task, ladder, length, bench.on_event)
+    except KeyboardInterrupt:
+        ended = _INTERRUPTED
+    return Measured(result=_result(task, style, ladder.verdict(), used, config.tau, seed), ended=ended)
+
+
+_BUDGET: Final[Ended] = "budget"
+_INTERRUPTED: Final[Ended] = "interrupted"
+
+
+def choose_style(tasks: Sequence[tuple[str, Task]], bench: Bench) -> str:
+    """The wording that a model answers best at the shortest length that all wordings have; the first of equals.
+
+    tasks: one task in several wordings, with the name of each. These contexts are asked apart from the measurement, so
+    that the choice does not flatter it.
+    """
+    length = max(task.shortest for _, task in tasks)
+    best, chosen = -1.0, tasks[0][0]
+    for style, task in tasks:
+        right = [
+            probe.right
+            for number in range(PILOT_NUMBERS, PILOT_NUMBERS + PILOT)
+            for probe in bench.ask(task, (f"pilot {task.name} {style}", length, number)).probes
+        ]
+        bench.on_event(
+            Progressed(what=f"choosing a wording: {style}", done=len(right), total=len(right), unit="answers")
+        )
+        if (share := sum(right) / len(right)) > best:
+            best, chosen = share, style
+    return chosen
+
+
+def observed(record: Record) -> Observation:
+    """The accuracy at each depth that a context asked about."""
+    depths: dict[int, list[bool]] = {}
+    for probe in record.probes:
+        depths.setdefault(probe.depth, []).append(probe.right)
+    accuracy = {depth: sum(of) / len(of) for depth, of in sorted(depths.items())}
+    return Observation(length=record.length, number=record.number, accuracy=accuracy)
+
+
+def _asks_one_depth(task: Task) -> bool:
+    probes = task.context(task.shortest, 0).probes
+    return task.n_depths > 1 and len({probe.depth for probe in probes}) == 1
+
+
+def _report(task: Task, ladder: Ladder, length: int, on_event: Handler) -> None:
+    rung = ladder.trials[length].rung(ladder.chance)
+    weakest = min(rung.cells, key=lambda cell: cell.score)
+    known = (
+        f"; {rung.decision}"
+        if rung.decision != "open"
+        else f"; p above {max(rung.above):.2g}, below {min(rung.below):.2g}"
+    )
+    on_event(
+        Progressed(
+            what=f"{task.name.replace('_', ' ')}, {length:,} tokens",
+            done=rung.contexts,
+            total=rung.contexts if rung.decision != "open" else None,
+            unit=f"contexts; depth {weakest.depth + 1} of {ladder.n_depths} weakest, score {weakest.score:.2f}{known}",
+        )
+    )
+
+
+def _result(task: Task, style: str, verdict: Verdict, records: Sequence[Record], tau: float, seed: int) -> TaskResult:
+    contexts = [[(p.distance, p.right) for p in r.probes if p.distance is not None] for r in records]
+    by_depth = (
+        ((record.length, depth), [p.right for p in record.probes if p.depth == depth])
+        for record in records
+        for depth in {p.depth for p in record.probes}
+    )
+    return TaskResult(
+        task=task.name,
+        style=style,
+        n_candidates=task.n_candidates,
+        state=verdict.state,
+        passed=verdict.passed,
+        failed=verdict.failed,
+        confidence=verdict.confidence,
+        cells=verdict.cells,
+        all_depths=verdict.all_depths,
+        relative=verdict.relative,
+        distances=binned(answer for of in contexts for answer in of),
+        distance=effective_distance(contexts, n_candidates=task.n_candidates, tau=tau, seed=seed),
+        reuse=measure_reuse(by_depth),
+        contexts=len(records),
+        tokens=sum(record.tokens for record in records),
+        seconds=sum(record.seconds for record in records),
+    )
