@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from _common import interleaved, median_ratio, write
-from train_step import D_FF, D_MODEL, HEADS, LAYERS, VOCAB, plain_step
+from train_step import D_FF, D_MODEL, HEADS, LAYERS, VOCAB, llama, plain_step
 
 MASK = VOCAB - 1
 
@@ -59,23 +59,9 @@ def ours(x: torch.Tensor, device: str, block: int | None) -> Callable[[], None]:
 
 
 def plain(x: torch.Tensor, device: str, block: int | None) -> Callable[[], None]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from diptych.nn.patterns import BlockDiffusion
 
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=D_MODEL,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=D_FF,
-        max_position_embeddings=x.shape[1],
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(device)
+    model = llama(x.shape[1], device)
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
     run = torch.compile(model, dynamic=False)

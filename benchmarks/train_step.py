@@ -80,7 +80,8 @@ def ours(x: torch.Tensor, device: str, compiled: bool) -> Callable[[], None]:
     return step
 
 
-def hugging_face(x: torch.Tensor, device: str, compiled: bool) -> Callable[[], None]:
+def llama(length: int, device: str) -> torch.nn.Module:
+    """Hugging Face's Llama of the shape that is timed, for inputs of `length` tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -89,13 +90,17 @@ def hugging_face(x: torch.Tensor, device: str, compiled: bool) -> Callable[[], N
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         intermediate_size=D_FF,
-        max_position_embeddings=x.shape[1],
+        max_position_embeddings=length,
         tie_word_embeddings=True,
         attn_implementation="sdpa",
         use_cache=False,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(device)
+    return LlamaForCausalLM(config).to(device)
+
+
+def hugging_face(x: torch.Tensor, device: str, compiled: bool) -> Callable[[], None]:
+    model = llama(x.shape[1], device)
     run = torch.compile(model, dynamic=False) if compiled else model
     inputs, targets = x[:, :-1].contiguous(), x[:, 1:].contiguous()
     return plain_step(model, lambda: run(input_ids=inputs, shift_labels=targets, labels=targets).loss, device)

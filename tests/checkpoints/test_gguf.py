@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import struct
 import tracemalloc
@@ -246,6 +247,22 @@ def test_the_stretching_is_found_from_its_factors(tmp_path: Path) -> None:
     assert config_of(read_header(with_factors(tmp_path, np.ones(D // HEADS // 2)))).rope_scaling is None
 
 
+def test_scaling_is_read_from_its_type_and_factor(tmp_path: Path) -> None:
+    def found(**changes: Any) -> RopeScaling | None:
+        given = {f"rope__scaling__{key}": value for key, value in changes.items()}
+        return config_of(read_header(small(tmp_path, **given))).rope_scaling
+
+    assert found(type="none", factor=4.0) is None
+    assert found(type="linear") is None
+    assert found(type="linear", factor=2.5) == found(factor=2.5) == RopeScaling(kind="linear", factor=2.5)
+    yarn = RopeScaling(kind="yarn", factor=4.0, original_max_length=16)
+    assert found(type="yarn", factor=4.0, original_context_length=16) == yarn
+    assert found(type="yarn", factor=4.0) == dataclasses.replace(yarn, original_max_length=64)  # the context's
+    assert "together with rope_freqs" in refusal(
+        with_factors(tmp_path, np.array([1, 1, 8, 8]), rope__scaling__type="linear", rope__scaling__factor=2.0)
+    )
+
+
 @pytest.mark.parametrize("factors", [[2, 2, 2, 2], [1, 1, 8, 7], [1, 1, 1, 0], [1, 1, 1, np.nan], [1, 1, 1, np.inf]])
 def test_other_factors_are_refused(factors: list[float], tmp_path: Path) -> None:
     assert "does not follow Llama 3's rule" in refusal(with_factors(tmp_path, np.array(factors)))
@@ -303,8 +320,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "theta": ({"rope__freq_base": float("inf")}, "no number above 0"),
     "epsilon": ({"attention__layer_norm_rms_epsilon": float("nan")}, "no number above 0"),
     "epsilon is text": ({"attention__layer_norm_rms_epsilon": "1e-5"}, "no number above 0"),
-    "yarn": ({"rope__scaling__type": "yarn"}, "rotary scaling 'yarn' is not understood"),
-    "linear": ({"rope__scaling__type": "linear"}, "rotary scaling 'linear' is not understood"),
+    "longrope": ({"rope__scaling__type": "longrope"}, "rotary scaling 'longrope' is not understood"),
+    "a factor of zero": ({"rope__scaling__factor": 0.0}, "no number above 0"),
+    "YaRN of DeepSeek": ({"rope__scaling__yarn_log_multiplier": 0.1}, "and only 0 is understood"),
+    "YaRN of gpt-oss": ({"rope__scaling__yarn_beta_fast": 64.0}, "and only 32 is understood"),
+    "attention factor": ({"rope__scaling__attn_factor": 1.2}, "and only 1 is understood"),
     "experts": ({"expert_count": 8}, "expert_count is 8, and only 0"),
     "half rotated": ({"rope__dimension_count": 4}, "rope.dimension_count is 4, and only 8"),
 }  # fmt: skip

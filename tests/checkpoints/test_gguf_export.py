@@ -13,7 +13,7 @@ import torch
 
 from diptych.checkpoints.gguf import chat_template_of, open_gguf
 from diptych.checkpoints.gguf_export import architecture_of, write_gguf
-from diptych.core.config import RopeScaling, TransformerConfig
+from diptych.core.config import PositionScheme, RopeScaling, TransformerConfig
 from diptych.core.events import Event, Progressed
 from diptych.core.gguf import read_header
 from diptych.models.language_model import LanguageModel
@@ -63,11 +63,15 @@ CONFIGS = {
     "llama": config(tied_embedding=False),
     "wide heads": config(d_head=32, rope_theta=5e5),
     "stretched": config(rope_scaling=RopeScaling(factor=8.0, original_max_length=32)),
+    "linear": config(rope_scaling=RopeScaling(kind="linear", factor=2.5)),
+    "yarn": config(rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_max_length=16)),
     "qwen2": config(qkv_bias=True, norm_eps=1e-6),
     "qwen3": config(qk_norm=True, d_head=128),  # which transformers takes for granted in GGUF files
     "gpt2": config(**GPT2, d_ff=256, max_length=1024),  # and so it does these
 }
-ARCHITECTURES = {"wide heads": "llama", "stretched": "llama"}
+ARCHITECTURES = dict.fromkeys(("wide heads", "stretched", "linear", "yarn"), "llama")
+NOT_READ = ("stretched", "linear", "yarn")
+"""Rotary scaling, of which transformers takes nothing from a GGUF file."""
 
 
 def network(of: TransformerConfig) -> LanguageModel:
@@ -109,7 +113,7 @@ def test_round_trip(case: tuple[str, LanguageModel], tokenizer: BytePairTokenize
     assert (same.eos_id, same.opening_id) == (tokenizer.eos_id, tokenizer.opening_id)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "stretched"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in NOT_READ])
 def test_transformers_computes_the_same_logits(name: str, tokenizer: BytePairTokenizer, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -269,12 +273,24 @@ def test_networks_that_llama_cpp_cannot_run_are_refused(tokenizer: BytePairToken
         "norm=none": {"norm": "none"},
         "a window of 16 of 64": {"window": 16},
         "both qkv_bias and qk_norm": {"qkv_bias": True, "qk_norm": True},
+        "no dynamic rotary scaling": {"rope_scaling": RopeScaling(kind="dynamic", factor=2.0)},
+        "not with 32, 1 and 1.5": {"rope_scaling": RopeScaling(kind="yarn", factor=2.0, attention_factor=1.5)},
+        "position_scheme=PositionScheme(kind='rerope'": {"position_scheme": PositionScheme(kind="rerope", window=9)},
     }
     for reason, changed in changes.items():
         assert reason in refused(network(config(**changed)), tokenizer, tmp_path / "model.gguf")
     for name in ("bert-tiny", "vanilla-2017-tiny"):
         model = build_network(dataclasses.replace(PRESETS[name], vocab_size=304))
         assert "export a Hugging Face folder" in refused(model, tokenizer, tmp_path / "model.gguf")
+
+
+def test_ntk_is_written_as_the_base_that_it_is(tokenizer: BytePairTokenizer, tmp_path: Path) -> None:
+    model = network(config(rope_scaling=RopeScaling(kind="ntk", factor=4.0)))
+    write_gguf(tmp_path / "model.gguf", model, tokenizer, file_type="F32")
+    again, _ = open_gguf(tmp_path / "model.gguf")
+    assert again.config.rope_scaling is None
+    assert again.config.rope_theta == pytest.approx(10_000.0 * 4.0 ** (16 / 14), rel=1e-6)
+    torch.testing.assert_close(logits(again, IDS), logits(model, IDS), rtol=0, atol=1e-5)
 
 
 def test_presets_have_their_architecture() -> None:

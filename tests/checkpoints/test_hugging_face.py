@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diptych.checkpoints.hugging_face import open_hugging_face
+from diptych.models.network import build_network
 from tests.checkpoints import families
 
 
@@ -80,6 +82,52 @@ def test_rotary_fields_as_they_were_before_transformers_5(tmp_path: Path) -> Non
     torch.testing.assert_close(ours, families.their_logits(theirs, x), atol=1e-4, rtol=0.0)
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 2.5},
+    "dynamic": {"rope_type": "dynamic", "factor": 3.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 12},
+    "yarn, all fields": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 12,
+        "beta_fast": 3.0,
+        "beta_slow": 0.25,
+        "attention_factor": 1.3,
+        "truncate": True,
+    },
+    "yarn, DeepSeek's": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 12,
+        "mscale": 2.0,
+        "mscale_all_dim": 0.5,
+    },
+    "yarn, no factor": {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 4},
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_logits_of_stretched_rotations_are_theirs(name: str, tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    families.save(families.theirs("llama"), tmp_path)
+    edit(tmp_path, max_position_embeddings=14, rope_parameters={"rope_theta": 100.0, **SCALINGS[name]})
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    x = families.tokens()  # 20 long, so that dynamic scaling sets in
+    ours = open_hugging_face(tmp_path)
+    torch.testing.assert_close(families.our_logits(ours, x), families.their_logits(theirs, x), atol=1e-4, rtol=0.0)
+    plain = families.our_logits(build_same(ours), x)
+    assert (plain - families.their_logits(theirs, x)).abs().max() > 1e-2
+
+
+def build_same(model: Any) -> Any:
+    """The same weights, nothing stretched."""
+    plain = build_network(dataclasses.replace(model.config, rope_scaling=None)).eval()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
 def test_files_as_gpt2_and_bert_were_released(tmp_path: Path) -> None:
     """GPT-2 without the prefix of its names and with its causal masks, BERT with `gamma` and `beta` and a pooler."""
     x = families.tokens()
@@ -125,8 +173,19 @@ def test_padding_of_a_source_is_not_attended_to(tmp_path: Path) -> None:
         ("llama", {"attention_bias": True}, "attention_bias without mlp_bias"),
         ("llama", {"quantization_config": {"quant_method": "awq"}}, "are quantized"),
         ("llama", {"auto_map": {"AutoModelForCausalLM": "modeling.Own"}}, "which is never run"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "'longrope'"),
+        ("llama", {"rope_scaling": {"type": ["linear"], "factor": 2.0}}, "['linear']"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "lacks factor"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 3.0}}, "linear with 'alpha'"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 1e300}}, "factor"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate = False"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 0.5}}, "beta_fast must be above"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "rope_theta": 1.0}, "rope_theta above 1"),
+        (
+            "llama",
+            {"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0, "high_freq_factor": 1.0}},
+            "high_freq_factor must be above low_freq_factor",
+        ),
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": -1}}, "rope_theta is -1"),

@@ -14,7 +14,7 @@ from diptych.checkpoints.hugging_face import open_hugging_face
 from diptych.checkpoints.hugging_face_export import export_hugging_face, family_of
 from diptych.checkpoints.open import OpenedModel, open_model
 from diptych.cli.main import main
-from diptych.core.config import RopeScaling, TransformerConfig
+from diptych.core.config import PositionScheme, RopeScaling, TransformerConfig
 from diptych.core.events import Event, Progressed
 from diptych.models.network import Network, build_network
 from diptych.presets import preset
@@ -33,6 +33,25 @@ CONFIGS: dict[str, tuple[str, TransformerConfig]] = {
     "llama, stretched": (
         "llama",
         like("llama-tiny", d_head=6, tied_embedding=False, rope_scaling=RopeScaling(original_max_length=16)),
+    ),
+    "llama, linear": ("llama", like("llama-tiny", rope_scaling=RopeScaling(kind="linear", factor=2.5))),
+    "llama, ntk": ("llama", like("llama-tiny", rope_scaling=RopeScaling(kind="ntk", factor=3.0))),
+    "llama, dynamic": (
+        "llama",
+        like("llama-tiny", max_length=36, rope_scaling=RopeScaling(kind="dynamic", factor=3.0, original_max_length=12)),
+    ),
+    "qwen3, yarn": (
+        "qwen3",
+        like("llama-tiny", qk_norm=True, rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_max_length=16)),
+    ),
+    "llama, all of yarn": (
+        "llama",
+        like(
+            "llama-tiny",
+            rope_scaling=RopeScaling(
+                kind="yarn", factor=4.0, original_max_length=16, beta_fast=3.0, beta_slow=0.5, attention_factor=1.5
+            ),
+        ),
     ),
     "llama with biases": ("llama", like("llama-tiny", bias=True)),
     "mistral": ("mistral", like("llama-tiny", window=5)),
@@ -84,7 +103,11 @@ def test_transformers_loads_it_with_the_same_logits_and_gives_it_back_bit_for_bi
     assert last.done == last.total
 
     theirs.save_pretrained(tmp_path / "theirs")
-    back = dict(open_hugging_face(tmp_path / "theirs").named_parameters())
+    opened_again = open_hugging_face(tmp_path / "theirs")
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind != "ntk":  # which becomes another base
+        assert (opened_again.config.rope_scaling, opened_again.config.max_length) == (scaling, config.max_length)
+    back = dict(opened_again.named_parameters())
     if config.position != "sinusoidal":  # whose dimensions are reordered
         for parameter_name, parameter in model.model.named_parameters():
             assert torch.equal(back.pop(parameter_name), parameter), parameter_name
@@ -105,6 +128,13 @@ def test_their_checkpoint_opened_and_exported_is_theirs_bit_for_bit(name: str, t
             assert torch.equal(before[key], after[key]), key
     x = families.tokens()
     torch.testing.assert_close(families.their_logits(again, x), families.their_logits(theirs, x), atol=1e-4, rtol=0.0)
+
+
+def test_a_scheme_of_positions_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    model = opened(like("llama-tiny", position_scheme=PositionScheme(kind="rerope", window=9)))
+    with pytest.raises(ValueError, match=r"^no network [^\n]+ tells positions as rerope does[^\n]+$"):
+        export_hugging_face(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_precisions(tmp_path: Path) -> None:

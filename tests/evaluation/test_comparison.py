@@ -11,12 +11,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from tests.text_runs import text_run, train_text_runs
+from tests.text_runs import train_text_runs
 
-from diptych.core.config import TransformerConfig
-from diptych.core.text_diffusion_config import AlphaScheduleName, TextDiffusionConfig
 from diptych.data.stream import SequenceStream
-from diptych.diffusion.discrete import build_alpha_schedule
 from diptych.evaluation.compare_curves import Curve, HeldoutAt, overtaking
 from diptych.evaluation.compare_generation import (
     Judge,
@@ -40,9 +37,7 @@ from diptych.evaluation.compare_likelihood import (
 )
 from diptych.evaluation.compare_runs import (
     Contender,
-    flops_per_target,
     open_contender,
-    predicted_share,
     reservations,
     same_rows,
     short_names,
@@ -151,28 +146,6 @@ def test_published_gaps() -> None:
     assert [row.relative_gap for row in PUBLISHED] == pytest.approx(
         [math.log(23.0, 20.1) - 1, math.log(31.8, 22.8) - 1, math.log(28.2, 22.8) - 1], rel=1e-12
     )
-
-
-def test_flops_count_every_product_of_the_positions_read(tmp_path: Path) -> None:
-    config = TransformerConfig(vocab_size=50, d_model=32, n_layers=2, n_heads=2, max_length=32)
-    model = LanguageModel(config)
-    head = model.unembedding.numel()
-    body = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "embedding" not in name)
-    for kind, positions, share in (
-        ("ar", 32, 1.0),
-        ("masked", 33, 33 / 64),
-        ("block", 65, 5 / 8),
-        ("uniform", 33, 1.0),
-    ):
-        row = 6 * body * positions + 12 * 32 * positions**2 * 2 + 6 * head * 32 * share
-        assert flops_per_target(text_run(tmp_path, kind), config) == pytest.approx(row / 32, rel=1e-12), kind
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "square"])
-def test_the_share_of_hidden_targets_is_the_mean_of_its_schedule(tmp_path: Path, schedule: AlphaScheduleName) -> None:
-    run = replace(text_run(tmp_path, "masked"), text_diffusion=TextDiffusionConfig(schedule=schedule, estimator="time"))
-    t = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    assert predicted_share(run) == pytest.approx(float((1 - build_alpha_schedule(schedule).alpha(t)).mean()), abs=1e-7)
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diptych.core.config import DataConfig, RunConfig, TransformerConfig
+from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TransformerConfig
 from diptych.core.events import ignore
 from diptych.core.text_diffusion_config import TextDiffusionConfig
 from diptych.presets import load_run
@@ -49,6 +49,24 @@ PAIRS = DataConfig(source=("numbers:de-en",), format="pairs", max_bytes=20_000)
             },
             "a mask of its own",
         ),
+        (
+            {
+                "objective": "masked_diffusion",
+                "data": PACKED,
+                "tokenizer": TokenizerConfig(special_tokens=("<|hidden|>",)),
+                "text_diffusion": TextDiffusionConfig(mask_token="<|gone|>"),
+            },
+            r"mask_token = '<\|gone\|>' is no special token of the tokenizer; it has <\|endoftext\|>, <\|hidden\|>$",
+        ),
+        (
+            {
+                "objective": "masked_diffusion",
+                "data": DataConfig(format="pixels", source=("digits",), sequence_length=64),
+                "text_diffusion": TextDiffusionConfig(mask_token="<|gone|>"),
+            },
+            r"it has <\|endoftext\|>, <\|mask\|>$",
+        ),
+        ({"objective": "masked_lm"}, "the tokenizer has no mask token"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -115,14 +115,18 @@ def _llama(header: GgufHeader, architecture: str, common: dict[str, Any]) -> Tra
 
 def _refuse_others(header: GgufHeader, architecture: str, d_head: int) -> None:
     """Raises ValueError for what changes a network of these architectures in ways that are not understood."""
-    scaling = header.text(f"{architecture}.rope.scaling.type")
-    if scaling not in (None, "none"):
-        raise ValueError(f"{header.path}: rotary scaling {_brief(scaling)} is not understood; only Llama 3's is")
     expected = {
         f"{architecture}.rope.dimension_count": d_head,
         f"{architecture}.attention.value_length": d_head,
         f"{architecture}.expert_count": 0,
         f"{architecture}.rope.scale_linear": 1,
+        f"{architecture}.rope.scaling.alpha": 0,
+        f"{architecture}.rope.scaling.attn_factor": 1,
+        f"{architecture}.rope.scaling.yarn_log_multiplier": 0,
+        f"{architecture}.rope.scaling.yarn_ext_factor": 1,
+        f"{architecture}.rope.scaling.yarn_attn_factor": 1,
+        f"{architecture}.rope.scaling.yarn_beta_fast": 32,
+        f"{architecture}.rope.scaling.yarn_beta_slow": 1,
         f"{architecture}.attention.causal": True,
     }
     for key, value in expected.items():
@@ -132,8 +136,26 @@ def _refuse_others(header: GgufHeader, architecture: str, d_head: int) -> None:
 
 
 def _scaling(header: GgufHeader, architecture: str, d_head: int, theta: float) -> RopeScaling | None:
-    """Llama 3's stretching whose factors are the file's. Raises ValueError for factors of another rule."""
+    """The stretching that the metadata name, else Llama 3's whose factors are the file's.
+
+    Raises ValueError for factors of another rule, and for a kind that is not understood.
+    """
     info = header.tensors.get(ROPE_FACTORS)
+    # What llama.cpp takes for granted where a factor stands without a type.
+    kind = header.text(f"{architecture}.rope.scaling.type") or "linear"
+    factor = _number(header, f"{architecture}.rope.scaling.factor", 1.0) if kind != "none" else 1.0
+    if kind not in ("none", "linear", "yarn"):
+        raise ValueError(
+            f"{header.path}: rotary scaling {_brief(kind)} is not understood; linear, yarn and Llama 3's are"
+        )
+    if factor != 1.0:
+        if info is not None:
+            raise ValueError(f"{header.path}: rotary scaling {kind} together with {ROPE_FACTORS} is not understood")
+        if kind == "linear":
+            return RopeScaling(kind="linear", factor=factor)
+        longest = _count(header, f"{architecture}.context_length", most=_LONGEST)
+        original = _count(header, f"{architecture}.rope.scaling.original_context_length", longest, most=_LONGEST)
+        return RopeScaling(kind="yarn", factor=factor, original_max_length=original)
     if info is None:
         return None
     count = -(-d_head // 2)

@@ -20,12 +20,13 @@ from torch import Tensor
 from diptych.checkpoints.gguf import rope_factors
 from diptych.checkpoints.gguf_layout import ROPE_FACTORS, layout
 from diptych.checkpoints.quantization import BF16, F16, F32, PLAIN, Q4_0, Q4_1, Q8_0, quantize
-from diptych.core.config import TransformerConfig
+from diptych.core.config import RopeScaling, TransformerConfig
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.files import replacing
 from diptych.core.gguf import BLOCKS, MAGIC, Value
 from diptych.models.language_model import LanguageModel
 from diptych.models.network import Network
+from diptych.nn.positions import stretched_theta
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.gguf_export import gguf_metadata
 
@@ -112,9 +113,25 @@ def architecture_of(config: TransformerConfig) -> str:
             f"llama.cpp attends to everything, not to a window of {config.window} of {config.max_length} tokens; "
             "export a Hugging Face folder"
         )
+    _check_scaling(config)
     if config.qkv_bias and config.qk_norm:
         raise ValueError("llama.cpp knows no network with both qkv_bias and qk_norm; export a Hugging Face folder")
     return "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
+
+
+def _check_scaling(config: TransformerConfig) -> None:
+    """Raises ValueError for rotary scaling that a GGUF file cannot tell llama.cpp."""
+    scaling = config.rope_scaling
+    if scaling is not None and scaling.kind == "dynamic":
+        raise ValueError("llama.cpp knows no dynamic rotary scaling; export a Hugging Face folder")
+    usual = RopeScaling()
+    if scaling is not None and scaling.kind == "yarn":
+        own = (scaling.beta_fast, scaling.beta_slow, scaling.attention_factor)
+        if own != (usual.beta_fast, usual.beta_slow, None):
+            raise ValueError(
+                "llama.cpp runs YaRN with its usual beta_fast, beta_slow and attention_factor only, not with "
+                f"{own[0]:g}, {own[1]:g} and {own[2]}; export a Hugging Face folder"
+            )
 
 
 def _differences(config: TransformerConfig, *, norm: str, position: str, feed_forward: str, bias: bool) -> list[str]:
@@ -126,6 +143,7 @@ def _differences(config: TransformerConfig, *, norm: str, position: str, feed_fo
         "norm": norm,
         "norm_placement": "pre",
         "position": position,
+        "position_scheme": None,
         "feed_forward": feed_forward,
         "bias": bias,
         "embedding_norm": False,
@@ -159,15 +177,20 @@ def _network_metadata(config: TransformerConfig, architecture: str) -> dict[str,
             "rope.dimension_count": config.head_width,
             "rope.freq_base": config.rope_theta,
         }
-    if config.rope_scaling is not None:
-        shared["rope.scaling.original_context_length"] = config.rope_scaling.original_max_length
+    scaling = config.rope_scaling if config.position == "rope" else None
+    if scaling is not None and scaling.kind == "ntk":  # another base, and nothing else
+        shared["rope.freq_base"] = stretched_theta(config.head_width, config.rope_theta, scaling)
+    elif scaling is not None:
+        shared["rope.scaling.original_context_length"] = scaling.original_max_length
+        if scaling.kind != "llama3":
+            shared |= {"rope.scaling.type": scaling.kind, "rope.scaling.factor": scaling.factor}
     return {f"{architecture}.{key}": value for key, value in shared.items()}
 
 
 def _entries(model: LanguageModel, architecture: str, ggml_type: int) -> Iterator[_Entry]:
     config = model.config
     parameters = dict(model.named_parameters())
-    if config.rope_scaling is not None and config.position == "rope":
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3" and config.position == "rope":
         factors = torch.from_numpy(rope_factors(config.head_width, config.rope_theta, config.rope_scaling)).float()
         yield _Entry(name=ROPE_FACTORS, shape=tuple(factors.shape), values=factors, ggml_type=F32)
     for part in layout(config, architecture):

@@ -7,6 +7,7 @@ not looked at here either.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from diptych.checkpoints.hugging_face_fields import ACTIVATIONS, Fields
 from diptych.checkpoints.hugging_face_names import BERT, GPT2, LLAMA, MARIAN, Names
 from diptych.checkpoints.json_object import brief
 from diptych.core.config import RopeScaling, TransformerConfig
+from diptych.nn.positions import stretched_theta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,11 @@ def read_config(values: Mapping[str, Any], path: Path) -> tuple[Family, Transfor
         raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
 
-def _read_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
-    """Base and stretching: `rope_parameters` since transformers 5, `rope_theta` and `rope_scaling` before."""
+def _read_rope(fields: Fields, longest: int) -> tuple[float, RopeScaling | None]:
+    """Base and stretching of a network with `longest` max_position_embeddings.
+
+    They stand in `rope_parameters` since transformers 5, in `rope_theta` and `rope_scaling` before.
+    """
     given = fields.values.get("rope_scaling") or fields.values.get("rope_parameters") or {}
     if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
         raise ValueError(f"{fields.path}: rope_parameters = {brief(given)} is not supported")
@@ -61,22 +66,69 @@ def _read_rope(fields: Fields) -> tuple[float, RopeScaling | None]:
     theta = rope.positive("rope_theta", fields.positive("rope_theta", 10_000.0))
     for place in (fields, rope):
         place.must("partial_rotary_factor", 1.0, 1)
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "default" or kind is None:
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if kind == "default":
         return theta, None
-    if kind != "llama3":
-        raise ValueError(f"{fields.path}: rotary positions of type {brief(kind)} are not supported, only llama3's")
-    length = fields.optional_whole("original_max_position_embeddings")
-    length = length or rope.whole("original_max_position_embeddings", fields.whole("max_position_embeddings", 2048))
-    scaling = RopeScaling(
-        factor=rope.positive("factor"),
-        low_freq_factor=rope.positive("low_freq_factor"),
-        high_freq_factor=rope.positive("high_freq_factor"),
-        original_max_length=length,
-    )
-    if scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise ValueError(f"{fields.path}: high_freq_factor must be above low_freq_factor")
-    return theta, scaling
+    if not isinstance(kind, str) or kind not in _ROPE_FIELDS:
+        raise ValueError(
+            f"{fields.path}: rotary positions of type {brief(kind)} are not supported, only {', '.join(_ROPE_FIELDS)}"
+        )
+    for name in given:
+        if given[name] is not None and name not in {*_ROPE_COMMON, *_ROPE_FIELDS[kind]}:
+            raise ValueError(f"{fields.path}: rotary positions of type {kind} with {brief(name)} are not supported")
+    return theta, _read_scaling(kind, fields, rope, longest)
+
+
+_ROPE_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "factor")
+_ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+    "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "linear": (),
+    "dynamic": (),
+    "yarn": (
+        *("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+        *("mscale", "mscale_all_dim", "truncate"),
+    ),
+}
+"""The types of rotary scaling, and the fields of each besides those of all."""
+
+
+def _read_scaling(kind: str, fields: Fields, rope: Fields, longest: int) -> RopeScaling:
+    # The outer field wins, as in transformers.
+    original = fields.optional_whole("original_max_position_embeddings")
+    original = original or rope.whole("original_max_position_embeddings", longest)
+    match kind:
+        case "llama3":
+            return RopeScaling(
+                factor=rope.positive("factor"),
+                low_freq_factor=rope.positive("low_freq_factor"),
+                high_freq_factor=rope.positive("high_freq_factor"),
+                original_max_length=original,
+            )
+        case "yarn":
+            rope.must("truncate", True)
+            factor = rope.positive("factor", longest / original)
+            return RopeScaling(
+                kind="yarn",
+                factor=factor,
+                original_max_length=original,
+                beta_fast=rope.positive("beta_fast", 32.0),
+                beta_slow=rope.positive("beta_slow", 1.0),
+                attention_factor=_read_attention_factor(rope, factor),
+            )
+        case "dynamic":
+            return RopeScaling(kind="dynamic", factor=rope.positive("factor"), original_max_length=longest)
+        case _:
+            return RopeScaling(kind="linear", factor=rope.positive("factor"))
+
+
+def _read_attention_factor(rope: Fields, factor: float) -> float | None:
+    """YaRN's, given as it is or, in DeepSeek's way, as the ratio of 0.1 m ln(factor) + 1 for two numbers m."""
+    if rope.values.get("attention_factor") is not None:
+        return rope.positive("attention_factor")
+    if not (rope.values.get("mscale") and rope.values.get("mscale_all_dim")):
+        return None
+    spread = 0.1 * math.log(max(factor, 1.0))
+    return (spread * rope.positive("mscale") + 1.0) / (spread * rope.positive("mscale_all_dim") + 1.0)
 
 
 def _read_llama(
@@ -92,9 +144,12 @@ def _read_llama(
 ) -> TransformerConfig:
     """Llama's fields, and what the families that follow it choose otherwise."""
     fields.must("hidden_act", "silu", "swish")
-    theta, scaling = _read_rope(fields)
+    max_length = fields.whole("max_position_embeddings", length)
+    theta, scaling = _read_rope(fields, max_length)
     n_heads = fields.whole("num_attention_heads", 32)
     d_model = fields.whole("hidden_size", 4096)
+    if scaling is not None and scaling.kind == "dynamic":
+        max_length = round(scaling.factor * max_length)  # of the training's length, which the field is there
     return TransformerConfig(
         vocab_size=fields.whole("vocab_size"),
         d_model=d_model,
@@ -103,7 +158,7 @@ def _read_llama(
         n_kv_heads=fields.whole("num_key_value_heads", kv_heads or n_heads),
         d_head=fields.whole("head_dim", head or max(1, d_model // n_heads)),
         d_ff=fields.whole("intermediate_size"),
-        max_length=fields.whole("max_position_embeddings", length),
+        max_length=max_length,
         norm_eps=fields.positive("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
@@ -167,16 +222,18 @@ def _qwen_window(fields: Fields) -> int | None:
 
 
 def _write_llama(config: TransformerConfig) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": "default"}
-    scaling = config.rope_scaling
-    if scaling is not None:
-        rope = {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_length,
-        }
+    if config.position_scheme is not None:
+        raise ValueError(
+            f"no network of Hugging Face's tells positions as {config.position_scheme.kind} does; export the model "
+            "without this extension"
+        )
+    scaling, theta = config.rope_scaling, config.rope_theta
+    if scaling is not None and scaling.kind == "ntk":  # which is another base, and nothing else
+        theta, scaling = stretched_theta(config.head_width, theta, scaling), None
+    rope = {"rope_type": "default"} if scaling is None else _write_scaling(scaling)
+    longest = config.max_length
+    if scaling is not None and scaling.kind == "dynamic":
+        longest = scaling.original_max_length  # that is what the field means there
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -185,18 +242,32 @@ def _write_llama(config: TransformerConfig) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_width,
         "intermediate_size": config.inner_width,
-        "max_position_embeddings": config.max_length,
+        "max_position_embeddings": longest,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
         # The first for transformers 5, the other two for what came before it.
-        "rope_parameters": {"rope_theta": config.rope_theta, **rope},
-        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_theta": theta, **rope},
+        "rope_theta": theta,
         "rope_scaling": None if scaling is None else rope,
         "attention_bias": config.bias,
         "mlp_bias": config.bias,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tied_embedding,
     }
+
+
+def _write_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    values: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    match scaling.kind:
+        case "llama3":
+            values |= {"low_freq_factor": scaling.low_freq_factor, "high_freq_factor": scaling.high_freq_factor}
+        case "yarn":
+            values |= {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+            if scaling.attention_factor is not None:
+                values |= {"attention_factor": scaling.attention_factor}
+    if scaling.kind in ("llama3", "yarn"):
+        values |= {"original_max_position_embeddings": scaling.original_max_length}
+    return values
 
 
 def _write_mistral(config: TransformerConfig) -> dict[str, Any]:

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from diptych.cli.common import parse
+from diptych.cli.common import kind_named, parse
 from diptych.cli.console import ConsoleHandler
+from diptych.core.config import RECIPE
 
 if TYPE_CHECKING:
-    from diptych.evaluation.comparison import ComparisonConfig, ComparisonResult
+    from diptych.evaluation.comparison import ComparisonConfig, ComparisonResult, Reservation, TrainedRun
 
 DESCRIPTION = """Put runs of autoregression and of text diffusion side by side: what differs in their training, bits per
 byte of the same held-out rows, held-out loss against compute and epochs, and speed and quality of what they write.
 Writes compare.json, drawings and a page. Ctrl-C is safe: the same command goes on.
 
-RUN is the folder of a run; train them from one recipe that differs in the objective alone, with one tokenizer.
+RUN is the folder of a run; train them from one recipe that differs in the objective alone, with one tokenizer. Runs of
+images have options of their own: diptych compare RUN... --help shows them.
 
 examples:
   diptych compare runs/tiny runs/masked-diffusion runs/block-diffusion
@@ -65,6 +67,10 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Parse, measure, write, print; 130 where interrupted."""
+    if _of_images(arguments):
+        from diptych.cli.compare_images import main as compare_images
+
+        return compare_images(arguments)
     options = parse(Options, arguments, "compare", DESCRIPTION)
     config = configured(options)
     from diptych.report.comparison import COMPARISON, Comparison
@@ -82,6 +88,17 @@ def main(arguments: list[str]) -> int:
     _tables(result)
     print(f"{options.out / COMPARISON}  {options.out / 'index.html'}")
     return 0
+
+
+def _of_images(arguments: list[str]) -> bool:
+    """Whether the runs that are named learnt images, whose comparison has options of its own. Raises ValueError where
+    only some did."""
+    runs = [text for text in arguments if not text.startswith("-") and (Path(text) / RECIPE).is_file()]
+    of_images = {run: kind_named([run]) in ("gaussian", "pixels") for run in runs}
+    if len(set(of_images.values())) > 1:
+        images, texts = (next(run for run, found in of_images.items() if found == kind) for kind in (True, False))
+        raise ValueError(f"{images} learnt images and {texts} text, which do not compare; name runs of one kind")
+    return any(of_images.values())
 
 
 def configured(options: Options) -> ComparisonConfig:
@@ -104,12 +121,16 @@ def configured(options: Options) -> ComparisonConfig:
 
 
 def _tables(result: ComparisonResult) -> None:
-    from diptych.evaluation.compare_likelihood import PUBLISHED
-    from diptych.report.comparison import sentence
+    training_table(result.trained, result.reservations, seen="targets", row="a row")
+    _likelihood_table(result)
+    _generation_table(result)
 
-    _table(
+
+def training_table(trained: Sequence[TrainedRun], reservations: Sequence[Reservation], *, seen: str, row: str) -> None:
+    """Print what the training of each run took, and what differs. seen, row: what is learnt from, and where it lies."""
+    table(
         "training",
-        ("run", "paradigm", "parameters", "targets", "epochs", "positions a row", "FLOPs", "weights of"),
+        ("run", "paradigm", "parameters", seen, "epochs", f"positions {row}", "FLOPs", "weights of"),
         [
             (
                 run.run,
@@ -121,11 +142,17 @@ def _tables(result: ComparisonResult) -> None:
                 f"{run.flops:.3g}",
                 f"step {run.kept_step} of {run.steps}",
             )
-            for run in result.trained
+            for run in trained
         ],
     )
-    for reservation in result.reservations:
+    for reservation in reservations:
         print(f"{reservation.run}: {reservation.text}")
+
+
+def _likelihood_table(result: ComparisonResult) -> None:
+    from diptych.evaluation.compare_likelihood import PUBLISHED
+    from diptych.report.comparison import sentence
+
     rows = []
     for score in result.heldout:
         bits = f"{score.bits_per_byte:.4f}"
@@ -142,25 +169,21 @@ def _tables(result: ComparisonResult) -> None:
         for paper in PUBLISHED
     ]
     beside = f"nats a token more than {result.reference or 'autoregression'}"
-    _table(
+    table(
         f"held-out text, {result.heldout[0].n_rows:,} rows: exact, or a bound (≤) with its standard error",
         ("run", "bits per byte", beside, "relative gap"),
         rows,
     )
     for found in result.overtakings:
         print(sentence(found))
+
+
+def _generation_table(result: ComparisonResult) -> None:
     judge = f"{result.judge}, one of the contenders" if result.judge_contends else result.judge
-    _table(
+    heads = "tokens a step", "evaluations", "tokens/s", "bits per byte", "entropy", "price of parallel drawing"
+    table(
         f"{result.config.samples} texts of {result.length} tokens ({result.machine}); the judge is {judge}",
-        (
-            "written by",
-            "tokens a step",
-            "evaluations",
-            "tokens/s",
-            "bits per byte",
-            "entropy",
-            "price of parallel drawing",
-        ),
+        ("written by", *heads),
         [
             (
                 score.run,
@@ -176,7 +199,8 @@ def _tables(result: ComparisonResult) -> None:
     )
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, its first column to the left and the others to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -185,9 +209,9 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    drawn = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number == 0 else "right")
+        drawn.add_column(head, justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+        drawn.add_row(*map(Text, row))
+    console.print(drawn)

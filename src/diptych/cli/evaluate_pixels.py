@@ -6,19 +6,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from diptych.cli.common import ModelOptions, language_model, open_model, parse
 from diptych.cli.console import ConsoleHandler
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from diptych.checkpoints.open import OpenedModel
-    from diptych.core.config import RunConfig
-    from diptych.core.types import Batch, Likelihood
 
 DESCRIPTION = """Score the images that a run held out in bits per dimension: exactly where it learnt the next pixel, by
 a bound where it learnt to denoise.
@@ -53,17 +46,18 @@ def main(arguments: list[str]) -> int:
     options = parse(Options, arguments, "evaluate", DESCRIPTION)
     from diptych.checkpoints.image_model import images_of_run
     from diptych.checkpoints.run_folder import load_recipe
+    from diptych.core.random import Rng
     from diptych.data.pixels import PixelStream
-    from diptych.evaluation.pixel_likelihood import score_pixels
+    from diptych.evaluation.pixel_likelihood import likelihood_of_run, score_pixels
 
     folder = Path(options.model)
     run, opened = load_recipe(folder), open_model(options.model, options.options)
-    _, heldout = images_of_run(folder)
+    model, (_, heldout) = language_model(opened), images_of_run(folder)
     with ConsoleHandler() as console:
         score = score_pixels(
-            _likelihood(options, run, opened),
+            likelihood_of_run(run, model, opened.tokenizer, Rng(options.seed), draws=options.draws),
             PixelStream(heldout, opened.tokenizer.opening_id, shuffle=False),
-            device=language_model(opened).unembedding.device,
+            device=model.unembedding.device,
             n_images=options.score_images,
             batch_size=options.batch_size,
             on_event=console,
@@ -79,16 +73,3 @@ def main(arguments: list[str]) -> int:
         f"{score.n_images:,} held-out images; standard error as an estimate for all others: {score.standard_error:.4f}"
     )
     return 0
-
-
-def _likelihood(options: Options, run: RunConfig, opened: OpenedModel) -> Callable[[Batch], Likelihood]:
-    """The nats of each image of a batch, by the objective of the run."""
-    from diptych.core.random import Rng
-    from diptych.objectives.autoregressive import Autoregressive
-    from diptych.training.prepare import text_diffusion
-
-    model, rng = language_model(opened), Rng(options.seed)
-    if run.objective == "autoregressive":
-        return lambda batch: Autoregressive().likelihood(model, batch, rng)
-    objective = text_diffusion(run, opened.tokenizer)
-    return lambda batch: objective.likelihood(model, batch, rng, draws=options.draws)

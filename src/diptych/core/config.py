@@ -34,18 +34,97 @@ TokenizerKind = Literal["byte", "character", "word", "sennrich", "wordpiece", "u
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's stretching of low rotary frequencies (Grattafiori et al. 2024; the released `rope_scaling`)."""
+    """How rotary frequencies are stretched for texts longer than those of the training."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
+    kind: Literal["llama3", "linear", "ntk", "dynamic", "yarn"] = "llama3"
+    """Low frequencies alone (Llama 3, Grattafiori et al. 2024); all alike, which is position interpolation (Chen et al.
+    2023); by a larger base, NTK-aware, once for all or by the length of the text; by a ramp and with sharper attention,
+    YaRN (Peng et al. 2024)."""
     factor: float = 8.0
-    """By how much the lowest frequencies are stretched."""
+    """By how much the lowest frequencies are stretched; of `dynamic`, how fast the base grows with the length."""
     low_freq_factor: float = 1.0
-    """Wavelengths above `original_max_length / low_freq_factor` are stretched by `factor`."""
+    """llama3: wavelengths above `original_max_length / low_freq_factor` are stretched by `factor`."""
     high_freq_factor: float = 4.0
-    """Wavelengths below `original_max_length / high_freq_factor` are left as they are."""
+    """llama3: wavelengths below `original_max_length / high_freq_factor` are left as they are."""
     original_max_length: int = 8192
-    """The context length of the training before stretching."""
+    """The context length of the training before stretching; llama3, dynamic and yarn look at it."""
+    beta_fast: float = 32.0
+    """yarn: what turns more often than this within `original_max_length` is left as it is."""
+    beta_slow: float = 1.0
+    """yarn: what turns less often than this within it is stretched by `factor`."""
+    attention_factor: float | None = None
+    """yarn: times the rotated queries and keys; None: 0.1 ln(factor) + 1."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.factor <= 1e6 or self.original_max_length < 1:
+            raise ValueError("rope_scaling.factor must be in (0, 1e6] and rope_scaling.original_max_length at least 1")
+        if not 0.0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError("rope_scaling.high_freq_factor must be above low_freq_factor, and that above 0")
+        if not 0.0 < self.beta_slow < self.beta_fast:
+            raise ValueError("rope_scaling.beta_fast must be above beta_slow, and that above 0")
+        if self.attention_factor is not None and not 0.0 < self.attention_factor < math.inf:
+            raise ValueError(f"rope_scaling.attention_factor={self.attention_factor} must be above 0")
+
+    @property
+    def attention_scale(self) -> float:
+        """What rotated queries and keys are multiplied by (Peng et al. 2024, section 3.4)."""
+        if self.kind != "yarn":
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1.0 else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionScheme:
+    """Which relative positions rotary attention is told for near and for far keys, instead of their distances.
+
+    Each kind uses some of the numbers; the others are 0. `diptych.nn.near_far` has the formulas.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    kind: Literal["string", "rerope", "self_extend", "dca", "streaming"]
+    """STRING (An et al. 2025), ReRoPE (Su 2023), Self-Extend (Jin et al. 2024), dual chunk attention (An et al. 2024),
+    or StreamingLLM (Xiao et al. 2024)."""
+    window: int
+    """string: the position of the first shifted key; rerope, self_extend, streaming: keys nearer than this keep their
+    distances; dca: so many queries of a chunk keep their distances to the chunk before."""
+    shift: int = 0
+    """string: keys nearer than this keep their distances."""
+    group: int = 0
+    """self_extend: positions that farther keys share."""
+    chunk: int = 0
+    """dca: positions of a chunk, within which distances are kept."""
+    length: int = 0
+    """dca: the training's length, below which all relative positions stay."""
+    sinks: int = 0
+    """streaming: first keys that all attend to besides the window."""
+
+    def __post_init__(self) -> None:
+        used = SCHEME_NUMBERS[self.kind]
+        for name in ("window", "shift", "group", "chunk", "length", "sinks"):
+            value = getattr(self, name)
+            if name in used and value < 1:
+                raise ValueError(f"position_scheme.{name}={value} must be at least 1 for {self.kind}")
+            if name not in used and value != 0:
+                raise ValueError(f"position_scheme.{name}={value} is not used by {self.kind}; leave it out")
+        if self.kind == "string" and self.window > self.shift:
+            raise ValueError(f"position_scheme.window={self.window} must not be above shift={self.shift}")
+        if self.kind == "dca" and self.chunk + self.window > self.length:
+            raise ValueError(f"position_scheme.chunk + window must not be above length={self.length}")
+
+
+SCHEME_NUMBERS: dict[str, tuple[str, ...]] = {
+    "string": ("shift", "window"),
+    "rerope": ("window",),
+    "self_extend": ("window", "group"),
+    "dca": ("chunk", "window", "length"),
+    "streaming": ("sinks", "window"),
+}
+"""The numbers that each kind of `PositionScheme` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +210,8 @@ class TransformerConfig:
     """Base of the rotary wavelengths (Su et al. 2021)."""
     rope_scaling: RopeScaling | None = None
     """Stretching of the rotary frequencies for long contexts."""
+    position_scheme: PositionScheme | None = None
+    """Relative positions of near and far keys that are not their distances, for long contexts; None: distances."""
     window: int | None = None
     """Each position attends to so many positions, itself and those before it (Mistral 7B); None: to all."""
     mask: tuple[str, ...] = ()
@@ -187,6 +268,7 @@ class TransformerConfig:
             raise ValueError(f"window={self.window} must be at least 1")
         self._check_attention()
         self._check_patches()
+        self._check_stretching()
         if self.n_encoder_layers and self.position == "alibi":
             raise ValueError("ALiBi tells distances within one sequence; an encoder-decoder needs other positions")
 
@@ -206,6 +288,18 @@ class TransformerConfig:
             raise ValueError("the attention beside a Titans memory takes no ALiBi; set position to rope, or another")
         if self.n_encoder_layers and self.attention != ("softmax",):
             raise ValueError("an encoder-decoder is made of attention; leave model.attention at ['softmax']")
+
+    def _check_stretching(self) -> None:
+        kind = None if self.rope_scaling is None else self.rope_scaling.kind
+        if self.position == "rope" and kind in ("ntk", "dynamic") and self.head_width < 4:
+            raise ValueError(f"rope_scaling.kind = '{kind}' needs heads of at least 4 dimensions")
+        if self.position == "rope" and kind == "yarn" and self.rope_theta <= 1.0:
+            raise ValueError(f"rope_scaling.kind = 'yarn' needs a rope_theta above 1, not {self.rope_theta}")
+        if self.position_scheme is None and kind not in ("dynamic", "yarn"):
+            return
+        what = "position_scheme" if self.position_scheme is not None else f"rope_scaling.kind = '{kind}'"
+        if self.position != "rope" or set(self.attention) != {"softmax"} or self.n_encoder_layers or self.patches:
+            raise ValueError(f"{what} is for decoders of text with position = 'rope' and attention = ['softmax'] alone")
 
     def _check_patches(self) -> None:
         if self.patches is None:

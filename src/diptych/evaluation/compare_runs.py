@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,12 +13,11 @@ import torch
 
 from diptych.checkpoints.open import open_model
 from diptych.checkpoints.run_folder import WEIGHTS, load_recipe
-from diptych.core.config import RunConfig, TransformerConfig
+from diptych.core.config import RunConfig
 from diptych.core.events import Handler, ignore
 from diptych.core.recipe import differences
 from diptych.data.packing import TokenStore
 from diptych.data.stream import Stream
-from diptych.models.cost import training_flops_per_token
 from diptych.models.language_model import LanguageModel
 from diptych.tokenizers.base import Tokenizer
 from diptych.training.prepare import MAY_CHANGE
@@ -61,7 +60,9 @@ def open_contender(path: Path, device: torch.device, on_event: Handler = ignore)
     Raises ValueError for a run of another kind, FileNotFoundError for what is missing.
     """
     run = load_recipe(path)
-    if run.data.format != "text" or run.objective in ("masked_lm", "gaussian"):
+    if is_of_images(run):
+        raise ValueError(f"{path} learnt images and the others text, which do not compare; name runs of one kind")
+    if run.data.format != "text" or run.objective == "masked_lm":
         raise ValueError(f"{path} is no run that writes text; compare runs of autoregression and of text diffusion")
     if run.lora is not None:
         raise ValueError(f"{path} trained a low-rank update; compare runs whose every weight was trained")
@@ -79,12 +80,19 @@ def open_contender(path: Path, device: torch.device, on_event: Handler = ignore)
     )
 
 
+def is_of_images(run: RunConfig) -> bool:
+    """Whether a run learnt images, as sequences of pixels or whole."""
+    return run.data.format in ("images", "pixels")
+
+
 def paradigm_of(run: RunConfig) -> str:
     """The paradigm in words."""
     block = run.text_diffusion.block_length
     match run.objective:
         case "masked_diffusion":
             return "masked diffusion" if block is None else f"block diffusion, blocks of {block}"
+        case "gaussian":
+            return "Gaussian diffusion"
         case other:
             return other.replace("_", " ")
 
@@ -93,35 +101,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     """The last parts of paths where these tell them apart, else the paths."""
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def positions_read(run: RunConfig) -> int:
-    """Positions that the network reads of a row of L targets: the tokens before them (L), the whole row (L + 1), or, in
-    block diffusion, the noisy targets and the whole clean row (2 L + 1)."""
-    length = run.data.sequence_length
-    if run.objective == "autoregressive":
-        return length
-    return length + 1 if run.text_diffusion.block_length is None else 2 * length + 1
-
-
-def predicted_share(run: RunConfig) -> float:
-    """Of how many of its targets a training step takes logits, on average: of all, or of those that masked diffusion
-    hides."""
-    if run.objective != "masked_diffusion":
-        return 1.0
-    diffusion = run.text_diffusion
-    if diffusion.estimator == "count":  # from 1 to n of n, evenly
-        n = min(diffusion.block_length or run.data.sequence_length, run.data.sequence_length)
-        return (n + 1) / (2 * n)
-    return {"linear": 1 / 2, "cosine": 2 / math.pi, "square": 1 / 3}[diffusion.schedule]  # the mean of 1 - alpha(t)
-
-
-def flops_per_target(run: RunConfig, config: TransformerConfig) -> float:
-    """FLOPs of a training step for each target: `training_flops_per_token` of every position read, the un-embedding of
-    those alone whose logits are taken. What a mask hides of the attention scores is counted, as is the custom."""
-    length, positions = run.data.sequence_length, positions_read(run)
-    head = 6.0 * config.vocab_size * config.d_model
-    return (training_flops_per_token(config, positions) - head) * positions / length + head * predicted_share(run)
 
 
 def ordinary_tokens(tokenizer: Tokenizer) -> str:
@@ -174,7 +153,14 @@ def reservations(first: Contender, other: Contender, flops: tuple[float, float])
         yield "another held-out text: bits per byte do not compare"
     if (first.train.n_documents, first.train.n_bytes) != (other.train.n_documents, other.train.n_bytes):
         yield f"another training text: {other.train.n_bytes:,} bytes instead of {first.train.n_bytes:,}"
-    changed = set(differences(first.run, other.run)) - _OWN_LINES
+    yield from trained_otherwise(first.run, other.run, flops)
+
+
+def trained_otherwise(
+    first: RunConfig, other: RunConfig, flops: tuple[float, float], apart: Collection[str] = ()
+) -> Iterator[str]:
+    """In what the training of two runs differs, a line each; but for the keys `apart`. flops: of all of it."""
+    changed = set(differences(first, other)) - _OWN_LINES - set(apart)
     if trained := sorted(key for key in changed if key.startswith(_TRAINED_BY)):
         yield f"trained by another recipe: {', '.join(trained)}"
     ratio = flops[1] / flops[0] if flops[0] else math.inf

@@ -11,14 +11,13 @@ from diptych.evaluation.compare_generation import GenerationScore, Unmask
 from diptych.evaluation.compare_likelihood import HeldoutScore, RowScores, heldout_score
 from diptych.evaluation.compare_runs import (
     Contender,
-    flops_per_target,
     paradigm_of,
-    positions_read,
     reservations,
     same_rows,
 )
 from diptych.models.cost import parameters_by_part
 from diptych.training.prepare import MAY_CHANGE
+from diptych.training.work import flops_per_target, positions_read
 
 _SEEDS: Final = {"train.seed", *MAY_CHANGE} - {"train.steps"}
 """Keys in which runs of one recipe may differ; another number of steps is another schedule."""
@@ -139,7 +138,7 @@ def trained_run(contender: Contender, name: str, *, steps: int, kept_step: int, 
         kept_step=kept_step,
         tokens=tokens,
         epochs=tokens / epoch_tokens(contender),
-        positions=positions_read(contender.run),
+        positions=positions_read(contender.run, config),
         row_targets=contender.length,
         flops_per_target=each,
         flops=each * tokens,

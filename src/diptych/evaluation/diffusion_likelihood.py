@@ -19,7 +19,7 @@ from torch import Tensor
 from diptych.checkpoints.image_model import OpenedImageModel, images_of_run
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.core.random import Rng
-from diptych.core.types import Denoiser, Likelihood
+from diptych.core.types import Batch, Denoiser, Likelihood
 from diptych.data.images import ImageStream
 from diptych.objectives.gaussian import GaussianDiffusion
 
@@ -118,8 +118,7 @@ class ImageScore:
 def image_score(likelihood: Likelihood, levels: int) -> ImageScore:
     """The mean over all images, which have one size. Raises ValueError where a likelihood is no finite number."""
     nats, dims = likelihood.nats.double(), int(likelihood.count[0])
-    if not bool(nats.isfinite().all()):
-        raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
+    check_finite(nats)
     error = float(nats.std()) / math.sqrt(len(nats)) if len(nats) > 1 else math.inf
     return ImageScore(
         bits_per_dimension=bits_per_dimension(float(nats.mean()), dims, levels),
@@ -127,6 +126,12 @@ def image_score(likelihood: Likelihood, levels: int) -> ImageScore:
         n_images=len(nats),
         kind=likelihood.kind,
     )
+
+
+def check_finite(nats: Float[Tensor, " n"]) -> None:
+    """Raises ValueError where a likelihood is no finite number."""
+    if not bool(nats.isfinite().all()):
+        raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
 
 
 def _directions(x: Tensor, sample_ids: Tensor, rng: Rng, probes: int | None) -> Tensor:
@@ -152,6 +157,31 @@ def _flow(denoiser: Denoiser, x: Tensor, t: float, directions: Tensor) -> tuple[
     return velocity.detach(), torch.stack(products)
 
 
+def image_flow(
+    opened: OpenedImageModel, batch: Batch, rng: Rng, *, probes: int = 8, on_event: Handler = ignore
+) -> Likelihood:
+    """`flow_likelihood` of the images of a batch under a run's network, each spread once over its levels.
+
+    batch.x: (b, c, h, w) at the centres of the levels; batch.cond: the classes (b), where the network knows any.
+    """
+    config = opened.run.diffusion
+    return flow_likelihood(
+        opened.denoiser(batch.cond if opened.classes else None),
+        _dequantizing(opened).spread(batch, rng),
+        batch.sample_ids,
+        rng,
+        sigma_min=config.sigma_min,
+        sigma_max=config.sigma_max,
+        probes=probes,
+        on_event=on_event,
+    )
+
+
+def _dequantizing(opened: OpenedImageModel) -> GaussianDiffusion:
+    """The objective of a run, its images spread over their levels whether its training spread them or not."""
+    return GaussianDiffusion(replace(opened.run.diffusion, dequantize=True), opened.levels, len(opened.classes))
+
+
 def heldout_scores(
     opened: OpenedImageModel,
     folder: Path,
@@ -162,24 +192,13 @@ def heldout_scores(
     on_event: Handler = ignore,
 ) -> tuple[ImageScore, ImageScore]:
     """Likelihood of the first `count` held-out images of a run, each dequantized once: by the flow and by the bound."""
-    run, (_, heldout) = opened.run, images_of_run(folder)
+    _, heldout = images_of_run(folder)
     n, rng, device = min(count, len(heldout)), Rng(seed), next(opened.model.parameters()).device
     whole = ImageStream(heldout, shuffle=False).batch(0, n).to(device)
-    objective = GaussianDiffusion(replace(run.diffusion, dequantize=True), opened.levels, len(opened.classes))
+    objective = _dequantizing(opened)
 
     def by_flow(part: slice) -> Likelihood:
-        some = whole.rows(part.start, part.stop)
-        denoiser = opened.denoiser(some.cond if opened.classes else None)
-        return flow_likelihood(
-            denoiser,
-            objective.spread(some, rng),
-            some.sample_ids,
-            rng,
-            sigma_min=run.diffusion.sigma_min,
-            sigma_max=run.diffusion.sigma_max,
-            probes=probes,
-            on_event=on_event,
-        )
+        return image_flow(opened, whole.rows(part.start, part.stop), rng, probes=probes, on_event=on_event)
 
     def by_bound(part: slice) -> Likelihood:
         with torch.inference_mode():

@@ -15,10 +15,15 @@ from typing import Literal
 
 import torch
 
+from diptych.core.config import RunConfig
 from diptych.core.events import Handler, ignore
-from diptych.core.types import Batch, Likelihood
+from diptych.core.random import Rng
+from diptych.core.types import Batch, Likelihood, TokenPredictor
 from diptych.data.pixels import PixelStream
-from diptych.evaluation.diffusion_likelihood import in_batches
+from diptych.evaluation.diffusion_likelihood import check_finite, in_batches
+from diptych.objectives.autoregressive import Autoregressive
+from diptych.tokenizers.base import Tokenizer
+from diptych.training.prepare import text_diffusion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,19 @@ class PixelScore:
     kind: Literal["exact", "bound"]
 
 
+def likelihood_of_run(
+    run: RunConfig, model: TokenPredictor, tokenizer: Tokenizer, rng: Rng, *, draws: int
+) -> Callable[[Batch], Likelihood]:
+    """The nats of each image of a batch, by the objective of the run. draws: evaluations of a network that denoises for
+    each image's bound."""
+    if run.objective == "autoregressive":
+        return lambda batch: Autoregressive().likelihood(model, batch, rng)
+    objective = text_diffusion(run, tokenizer)
+    return lambda batch: objective.likelihood(model, batch, rng, draws=draws)
+
+
 @torch.no_grad()
-def score_pixels(
+def pixel_nats(
     score: Callable[[Batch], Likelihood],
     stream: PixelStream,
     *,
@@ -45,8 +61,8 @@ def score_pixels(
     n_images: int | None = None,
     batch_size: int = 64,
     on_event: Handler = ignore,
-) -> PixelScore:
-    """The mean over the first `n_images` of a stream that is not shuffled; None: over all. `score` gives nats a row.
+) -> Likelihood:
+    """The nats of the first `n_images` of a stream that is not shuffled; None: of all. `score` gives those of a batch.
 
     Raises ValueError where there is none, or a likelihood is no finite number.
     """
@@ -57,9 +73,22 @@ def score_pixels(
     found = in_batches(
         lambda part: score(whole.rows(part.start, part.stop).to(device)), n, batch_size=batch_size, on_event=on_event
     )
-    nats, bits = found.nats.double(), 1.0 / (math.log(2.0) * int(found.count[0]))
-    if not bool(nats.isfinite().all()):
-        raise ValueError("the model's likelihood is no finite number; its weights are damaged or its dtype too narrow")
+    check_finite(found.nats)
+    return found
+
+
+def score_pixels(
+    score: Callable[[Batch], Likelihood],
+    stream: PixelStream,
+    *,
+    device: torch.device,
+    n_images: int | None = None,
+    batch_size: int = 64,
+    on_event: Handler = ignore,
+) -> PixelScore:
+    """The mean of `pixel_nats` over the images."""
+    found = pixel_nats(score, stream, device=device, n_images=n_images, batch_size=batch_size, on_event=on_event)
+    nats, n, bits = found.nats.double(), len(found.nats), 1.0 / (math.log(2.0) * int(found.count[0]))
     noise = None if found.standard_error is None else float(found.standard_error.double().square().sum().sqrt()) / n
     return PixelScore(
         bits_per_dimension=float(nats.mean()) * bits,

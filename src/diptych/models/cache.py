@@ -19,6 +19,7 @@ from diptych.models.layers import reach
 from diptych.nn.attention import KeysAndValues, LayerCache
 from diptych.nn.lowering import Lowered
 from diptych.nn.mixer import LayerState
+from diptych.nn.near_far import reach_of_scheme
 from diptych.nn.reach import Reach
 
 
@@ -50,7 +51,7 @@ class KeyValueCache:
         for layer in range(config.n_layers):
             if config.attention_of(layer) != "softmax":
                 self.states[layer] = LayerState()
-            elif (back := reach(config, layer)) is not None and back.first + back.recent < max_length:
+            elif (back := _reach(config, layer)) is not None and back.first + back.recent < max_length:
                 self.bounded[layer] = BoundedLayer(self, row, back, device, dtype)
         whole = [i for i in range(config.n_layers) if i not in self.bounded and i not in self.states]
         self.place = {layer: index for index, layer in enumerate(whole)}
@@ -137,6 +138,12 @@ class KeyValueCache:
         for layer in self._small():
             layer.select(rows)
         self._set(self.lengths[rows])
+
+
+def _reach(config: TransformerConfig, layer: int) -> Reach | None:
+    """What of the past a layer may look at, by its mask and by the scheme of positions; None: all of it."""
+    found = [reach(config, layer), reach_of_scheme(config.position_scheme)]
+    return min((back for back in found if back is not None), key=lambda back: back.first + back.recent, default=None)
 
 
 @final

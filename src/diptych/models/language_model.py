@@ -6,6 +6,7 @@ algorithm 10) under a causal mask, an encoder or a denoiser of text under a full
 
 from __future__ import annotations
 
+from functools import partial
 from typing import final
 
 import torch
@@ -21,9 +22,10 @@ from diptych.nn.block import Block
 from diptych.nn.embedding import HeadTransform, TokenEmbedding, Unembedding, unembed
 from diptych.nn.lowering import Lowered
 from diptych.nn.mixer import Given
+from diptych.nn.near_far import Turn, refuse_positions
 from diptych.nn.normalization import build_norm
 from diptych.nn.one_row import next_row
-from diptych.nn.positions import Rotation, check_reach, position_tables, rotation
+from diptych.nn.positions import Rotation, check_reach, position_tables, rope_frequencies, rotation
 from diptych.nn.precision import matmul_dtype
 
 
@@ -96,22 +98,31 @@ class LanguageModel(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """The states that are un-embedded. `positions` default to counting on from what the cache holds.
 
-        Raises ValueError where a sequence outgrows the cache or a table of positions.
+        Where rotary frequencies depend on the text's length (`rope_scaling.kind = "dynamic"`), it is the length that
+        the cache was made for, else that of x. Raises ValueError where a sequence outgrows the cache or a table of
+        positions, and for positions or a mask that a `position_scheme` cannot obey.
         """
         del time, cond  # this network is not conditioned
         count = x.shape[1]
+        if positions is not None and cache is None and self.config.position_scheme is not None:
+            refuse_positions(self.config.position_scheme)
         offset = 0 if cache is None else cache.offset
         end = count if cache is None else cache.end_after(count)
         if positions is not None and end > self.config.max_length:
             end = int(positions.max()) + 1  # a row may hold several copies of a position
         check_reach(self.config, end)
-        places = None if cache is not None else positions
+        places, branches = (positions, None) if cache is None else (None, positions)
         if positions is None:
             first = offset[:, None] if isinstance(offset, Tensor) else offset
             positions = (first + torch.arange(count, device=x.device)).view(-1, count)
         h = self._embed(x, positions)
-        given = given_to_layers(self.config, mask, h, cache=cache, places=places, slopes=self.slopes)
-        h = self._through_blocks(h, given, self._rotation(positions, h), cache)
+        turn = self._turn(count if cache is None else cache.max_length, places, h)
+        given = given_to_layers(
+            self.config, mask, h, cache=cache, places=places, slopes=self.slopes, turn=turn, positions=branches
+        )
+        # Near and far parts turn queries and keys themselves.
+        turned = None if turn is None or self.config.position_scheme is not None else turn(positions)
+        h = self._through_blocks(h, given, turned, cache)
         if cache is not None:
             cache.advance(count)
         h = h if self.final_norm is None else self.final_norm(h)
@@ -143,5 +154,15 @@ class LanguageModel(nn.Module):
             h = self.embedding_norm(h)
         return nn.functional.dropout(h, self.config.dropout, self.training)
 
-    def _rotation(self, positions: Tensor, h: Tensor) -> Rotation | None:
-        return None if self.rope is None else rotation(positions, self.rope, matmul_dtype(h))
+    def _turn(self, length: int, places: Tensor | None, h: Tensor) -> Turn | None:
+        """The rotation of positions in a text of `length` tokens, or of documents whose places are given."""
+        if self.rope is None:
+            return None
+        config, frequencies, scale = self.config, self.rope, 1.0
+        if config.rope_scaling is not None:
+            scale = config.rope_scaling.attention_scale
+            if config.rope_scaling.kind == "dynamic":
+                length = length if places is None else int(places.max()) + 1
+                found = rope_frequencies(config.head_width, config.rope_theta, config.rope_scaling, length)
+                frequencies = found.to(self.rope)
+        return partial(rotation, frequencies=frequencies, dtype=matmul_dtype(h), scale=scale)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -12,8 +15,19 @@ from diptych.models.layers import kinds_of_layers, mask_of
 from diptych.nn.lowering import lower
 from diptych.nn.masks import Both, Within
 from diptych.nn.mixer import Given, read_in_order
+from diptych.nn.near_far import Turn, near_far
 from diptych.nn.precision import matmul_dtype
 from diptych.nn.reach import is_relative
+
+
+class Places(TypedDict):
+    """What `lower` and `near_far` are told of queries and keys."""
+
+    queries: int
+    keys: int
+    offset: Tensor | int
+    key_positions: Tensor | None
+    device: torch.device
 
 
 def given_to_layers(
@@ -24,12 +38,16 @@ def given_to_layers(
     cache: KeyValueCache | None = None,
     places: Int[Tensor, "b t"] | None = None,
     slopes: Tensor | None = None,
+    turn: Turn | None = None,
+    positions: Int[Tensor, "#b t"] | None = None,
 ) -> list[Given]:
     """The mask of an objective or a sampler joined to each layer's own, lowered for attention or as a passage to read.
 
     One for each layer until kinds and masks repeat. h: states (b, t, d) of the passage. places: their positions in
-    documents that share a row, from which a layer's mask counts. slopes: ALiBi's. Raises ValueError for a mask that a
-    recurrence cannot obey.
+    documents that share a row, from which a layer's mask counts. slopes: ALiBi's. turn: the rotation of positions,
+    which near and far parts take themselves where the configuration has a `position_scheme`; positions: those of the
+    passage, where they do not count on from what the cache holds. Raises ValueError for a mask that a recurrence or
+    such a scheme cannot obey.
     """
     known: dict[tuple[object, bool], Given] = {}
     given = []
@@ -45,6 +63,8 @@ def given_to_layers(
                 )
                 if reads
                 else _lowered(whole, layer, h, cache, slopes)
+                if config.position_scheme is None or turn is None
+                else near_far(whole, config.position_scheme, turn, **_places(layer, h, cache), positions=positions)
             )
         given.append(known[own, reads])
     return given
@@ -57,13 +77,16 @@ def _joined(mask: Mask, own: Mask | None, places: Tensor | None) -> Mask:
 
 
 def _lowered(mask: Mask, layer: int, h: Tensor, cache: KeyValueCache | None, slopes: Tensor | None) -> Given:
+    return lower(mask, **_places(layer, h, cache), slopes=slopes).in_precision(matmul_dtype(h))
+
+
+def _places(layer: int, h: Tensor, cache: KeyValueCache | None) -> Places:
+    """Where the queries of a passage and a layer's keys stand."""
     count = h.shape[1]
-    return lower(
-        mask,
-        queries=count,
-        keys=count if cache is None else cache.longest + count,
-        offset=0 if cache is None else cache.offset,
-        slopes=slopes,
-        key_positions=None if cache is None else cache.key_positions(layer, count),
-        device=h.device,
-    ).in_precision(matmul_dtype(h))
+    return {
+        "queries": count,
+        "keys": count if cache is None else cache.longest + count,
+        "offset": 0 if cache is None else cache.offset,
+        "key_positions": None if cache is None else cache.key_positions(layer, count),
+        "device": h.device,
+    }

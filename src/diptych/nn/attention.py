@@ -18,8 +18,10 @@ from diptych.core.config import TransformerConfig
 from diptych.nn.block_sparse import block_sparse_attention
 from diptych.nn.linear import Linear, linear
 from diptych.nn.lowering import Lowered
+from diptych.nn.near_far import NearFar
 from diptych.nn.normalization import RMSNorm
 from diptych.nn.positions import Rotation, rotate
+from diptych.nn.precision import wide
 
 KeysAndValues = tuple[Float[Tensor, "#b g k d_head"], Float[Tensor, "#b g k d_head"]]
 """A context as a layer attends to it."""
@@ -135,6 +137,18 @@ def _weights(query: Tensor, key: Tensor, dense: Tensor | None) -> Tensor:
     return torch.softmax(scores, dim=-1)
 
 
+def _near_far_weights(query: Tensor, key: Tensor, mask: NearFar, x: Tensor) -> Tensor:
+    """The softmax over the scores of all parts, each with its own positions."""
+    each = query.shape[1] // key.shape[1]
+    scores = torch.full((*query.shape[:3], key.shape[2]), float("-inf"), dtype=wide(query.dtype), device=query.device)
+    for part, turned_query, turned_key in mask.turned(query, key):
+        found = (turned_query @ turned_key.repeat_interleave(each, 1).mT).to(scores.dtype) * query.shape[-1] ** -0.5
+        allowed = _dense(part.mask, x)
+        here = scores[..., part.keys]
+        scores[..., part.keys] = found if allowed is None else torch.where(allowed, found, here)
+    return torch.softmax(scores, dim=-1)
+
+
 def _dense(mask: Lowered, x: Float[Tensor, "b t m"]) -> Tensor | None:
     """A mask of self-attention on `x` as one tensor; None: all may attend to all."""
     if mask.causal:
@@ -168,7 +182,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t m"],
-        mask: Lowered,
+        mask: Lowered | NearFar,
         rotation: Rotation | None = None,
         context: Float[Tensor, "#b k m"] | KeysAndValues | None = None,
         cache: LayerCache | None = None,
@@ -181,18 +195,25 @@ class MultiHeadAttention(nn.Module):
         if cache is not None:
             key, value = cache.append(key, value)
         dropout = self.dropout if self.training else 0.0
-        mixed = attention(query, key, value, mask, dropout=dropout)
+        if isinstance(mask, NearFar):
+            mixed = mask.attend(query, key, value, dropout=dropout)
+        else:
+            mixed = attention(query, key, value, mask, dropout=dropout)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out
 
     def written_out(
-        self, x: Float[Tensor, "b t m"], mask: Lowered, rotation: Rotation | None = None
+        self, x: Float[Tensor, "b t m"], mask: Lowered | NearFar, rotation: Rotation | None = None
     ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b h t t"]]:
         """Self-attention by the formula itself, with all scores at once: what `forward` gives, and the weights
         softmax(Q K^T / sqrt(d) + mask) of every head, for pictures and comparisons."""
         query, key, value = self._project_self(x, rotation)
         each = self.n_heads // self.n_kv_heads
-        weights = _weights(query, key.repeat_interleave(each, 1), _dense(mask, x))
+        weights = (
+            _near_far_weights(query, key, mask, x)
+            if isinstance(mask, NearFar)
+            else _weights(query, key.repeat_interleave(each, 1), _dense(mask, x))
+        )
         mixed = weights.to(value.dtype) @ value.repeat_interleave(each, 1)
         out: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return out, weights

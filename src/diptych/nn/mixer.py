@@ -1,6 +1,7 @@
 """What is a layer that mixes positions given, and what does it remember?
 
-Attention takes a mask lowered to scores (`diptych.nn.masks.Lowered`). A recurrence reads a passage from left to right,
+Attention takes a mask lowered to scores (`diptych.nn.lowering.Lowered`), or near and far parts of one
+(`diptych.nn.near_far.NearFar`). A recurrence reads a passage from left to right,
 and obeys only the masks that say where to begin anew: `Passage`. Instead of all keys and values it remembers a state of
 fixed size: `LayerState`.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from diptych.core.types import Mask
 from diptych.nn.lowering import Lowered
 from diptych.nn.masks import Causal, Documents, Full, Keys
+from diptych.nn.near_far import NearFar
 from diptych.nn.positions import Rotation
 from diptych.nn.reach import conditions
 
@@ -104,5 +106,5 @@ def read_in_order(mask: Mask, *, lengths: Int[Tensor, " b"] | None, offset: Int[
     )
 
 
-Given = Lowered | Passage
+Given = Lowered | NearFar | Passage
 """What a block hands to its mixing layer."""

@@ -1,7 +1,8 @@
 """How does a transformer know where a token stands?
 
 Sinusoids added to the embedding (Vaswani et al. 2017, section 3.5), a learned table added to it (GPT-2), rotations of
-queries and keys (Su et al. 2021) with Llama 3's stretching, or a bias on the scores (ALiBi, Press et al. 2022).
+queries and keys (Su et al. 2021), stretched for long texts in one of five ways, or a bias on the scores (ALiBi, Press
+et al. 2022).
 """
 
 from __future__ import annotations
@@ -38,23 +39,70 @@ def sinusoids(position: Float[Tensor, " t"], d_model: int) -> Float[Tensor, "t d
     return table
 
 
-def rope_frequencies(d_head: int, theta: float, scaling: RopeScaling | None) -> Float[Tensor, " d_half"]:
-    """Angle a position of each pair of dimensions, theta^(-2i/d), stretched for long contexts where asked."""
+def rope_frequencies(
+    d_head: int, theta: float, scaling: RopeScaling | None, length: int | None = None
+) -> Float[Tensor, " d_half"]:
+    """Angle a position of each pair of dimensions, theta^(-2i/d), stretched for long contexts where asked.
+
+    length: of the text that is read, by which dynamic stretching goes; None: not beyond the training's.
+    """
+    if scaling is not None:
+        theta = stretched_theta(d_head, theta, scaling, length)
     # On the processor even while a network is described on the meta device, whose arange takes a second to import.
     frequency = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu") / d_head)
-    if scaling is None:
+    if scaling is None or scaling.kind in ("ntk", "dynamic"):
         return frequency.float()
-    wavelength = 2 * math.pi / frequency
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    smooth = ((scaling.original_max_length / wavelength - low) / (high - low)).clamp(0.0, 1.0)
-    return ((1 - smooth) * frequency / scaling.factor + smooth * frequency).float()
+    kept = _kept(frequency, d_head, theta, scaling)
+    return ((1 - kept) * frequency / scaling.factor + kept * frequency).float()
 
 
-def rotation(positions: Int[Tensor, "#b t"], frequencies: Float[Tensor, " d_half"], dtype: torch.dtype) -> Rotation:
-    """Cosines and sines of position x frequency, taken in float32 and returned in `dtype`."""
+def stretched_theta(d_head: int, theta: float, scaling: RopeScaling, length: int | None = None) -> float:
+    """The base by which NTK-aware stretching replaces theta: theta s^(d / (d - 2)), so that the lowest frequency is
+    divided by s and the highest stays (bloc97 2023).
+
+    s is the factor; of `dynamic` it is factor * length / original - (factor - 1) where the text is longer than the
+    training's (emozilla 2023). Other kinds keep theta.
+    """
+    match scaling.kind:
+        case "ntk":
+            ratio = scaling.factor
+        case "dynamic" if length is not None and length > scaling.original_max_length:
+            ratio = scaling.factor * length / scaling.original_max_length - (scaling.factor - 1)
+        case _:
+            return theta
+    return float(theta * ratio ** (d_head / (d_head - 2)))
+
+
+def _kept(frequency: Tensor, d_head: int, theta: float, scaling: RopeScaling) -> Tensor:
+    """1 where a frequency stays, 0 where it is divided by the factor, and between."""
+    match scaling.kind:
+        case "llama3":
+            wavelength = 2 * math.pi / frequency
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            return ((scaling.original_max_length / wavelength - low) / (high - low)).clamp(0.0, 1.0)
+        case "yarn":
+            # The pair that turns `beta` times within the training's length; whole numbers, as in the authors' code.
+            first, last = (
+                d_head * math.log(scaling.original_max_length / (beta * 2 * math.pi)) / (2 * math.log(theta))
+                for beta in (scaling.beta_fast, scaling.beta_slow)
+            )
+            start, end = max(math.floor(first), 0), min(math.ceil(last), d_head - 1)
+            pair = torch.arange(len(frequency), dtype=torch.float64, device="cpu")
+            return 1 - ((pair - start) / max(end - start, 0.001)).clamp(0.0, 1.0)
+        case _:
+            return torch.zeros_like(frequency)
+
+
+def rotation(
+    positions: Int[Tensor, "#b t"], frequencies: Float[Tensor, " d_half"], dtype: torch.dtype, scale: float = 1.0
+) -> Rotation:
+    """Cosines and sines of position x frequency, taken in float32, times YaRN's `scale`, and returned in `dtype`."""
     angle = positions[..., None].float() * frequencies
     angle = torch.cat((angle, angle), dim=-1)[:, :, None, :]
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = angle.cos(), angle.sin()
+    if scale != 1.0:
+        cos, sin = cos * scale, sin * scale
+    return cos.to(dtype), sin.to(dtype)
 
 
 def rotate(x: Float[Tensor, "b t h d_head"], by: Rotation) -> Float[Tensor, "b t h d_head"]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import Final, Protocol, TypeVar, final
 
 import torch
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from diptych import __version__
 from diptych.core.events import Handler, Progressed, ignore
@@ -34,6 +35,7 @@ from diptych.report import words
 from diptych.report.comparison_drawings import bits_bars, curves, speed_and_quality
 from diptych.report.environment import page_environment
 from diptych.report.plots import save_png, svg
+from diptych.report.results import CurvePoint, HeldoutPoint
 from diptych.report.stages import Stages
 from diptych.report.surroundings import read_curves
 from diptych.training.run import METRICS
@@ -43,9 +45,18 @@ COMPARISON: Final = "compare.json"
 SHOWN: Final = 3
 """Texts of each run on the page."""
 
+T = TypeVar("T")
+R_contra = TypeVar("R_contra", contravariant=True)
+
 _PLACES: Final[dict[Axis, str]] = {"flops": "{:.3g} FLOPs", "epochs": "{:.3g} epochs"}
 
 DRAWINGS: Final = {"bits": bits_bars, "curves": curves, "generation": speed_and_quality}
+
+
+class Draw(Protocol[R_contra]):
+    """A drawing of a result, for a wide page or a narrow one."""
+
+    def __call__(self, result: R_contra, *, narrow: bool = False) -> Figure: ...
 
 
 @final
@@ -109,9 +120,7 @@ class Comparison:
 
     def _trained(self, number: int) -> tuple[TrainedRun, Curve]:
         contender, name = self.contenders[number], self.names[number]
-        training, heldout, _ = read_curves(contender.path / METRICS)
-        if not training or not heldout:
-            raise ValueError(f"{contender.path / METRICS} holds no held-out score; let the run's training end")
+        training, heldout = scored_curves(contender.path)
         tokens = {point.step: point.tokens for point in training}
         scored = [point for point in heldout if point.bits_per_byte is not None and point.step in tokens]
         best = min(heldout, key=lambda point: point.loss)
@@ -203,15 +212,19 @@ class Comparison:
         self.on_event(Progressed(what=what, done=done, total=total, unit=unit))
 
 
+def scored_curves(folder: Path) -> tuple[tuple[CurvePoint, ...], tuple[HeldoutPoint, ...]]:
+    """Training and held-out curve of a run. Raises ValueError where it has no held-out score."""
+    path = folder / METRICS
+    training, heldout, _ = read_curves(path) if path.is_file() else ((), (), None)
+    if not training or not heldout:
+        raise ValueError(f"{path} holds no held-out score; let the run's training end")
+    return training, heldout
+
+
 def page(result: ComparisonResult) -> str:
     """The page as HTML: a function of the result alone. It loads nothing, and texts are escaped."""
     environment = page_environment()
-    plots = {
-        name: Markup('<div class="plot wide">{}</div><div class="plot narrow">{}</div>').format(
-            Markup(svg(draw(result), f"{name}-wide")), Markup(svg(draw(result, narrow=True), f"{name}-narrow"))
-        )
-        for name, draw in DRAWINGS.items()
-    }
+    plots = {name: plot_markup(result, name, draw) for name, draw in DRAWINGS.items()}
     rates = sorted({texts.tokens_per_step for texts in result.texts})
     shown = [rates[0], *rates[-1:]] if len(rates) > 1 else rates
     html = environment.get_template("comparison.html.j2").render(
@@ -223,6 +236,13 @@ def page(result: ComparisonResult) -> str:
         shown=[(rate, [texts for texts in result.texts if texts.tokens_per_step == rate]) for rate in shown],
     )
     return words.readable(html)
+
+
+def plot_markup(result: T, name: str, draw: Draw[T]) -> Markup:
+    """A drawing for wide pages and for narrow ones, of which the page shows one."""
+    return Markup('<div class="plot wide">{}</div><div class="plot narrow">{}</div>').format(
+        Markup(svg(draw(result), f"{name}-wide")), Markup(svg(draw(result, narrow=True), f"{name}-narrow"))
+    )
 
 
 def sentence(found: Overtaking) -> str:

@@ -13,7 +13,9 @@ from diptych.evaluation.compare_generation import HELD_OUT
 from diptych.evaluation.comparison import ComparisonResult
 from diptych.report.plots import PALETTE, style
 
-_COLOURS: Final = (PALETTE["model"], PALETTE["second"], PALETTE["ink"], PALETTE["other"])
+COLOURS: Final = (PALETTE["model"], PALETTE["second"], PALETTE["ink"], PALETTE["other"])
+"""Of the runs, in turn."""
+
 _MARKERS: Final = "osD^vPX*"
 _LABELS: Final[dict[Axis, str]] = {"flops": "training FLOPs", "epochs": "passes through the training text"}
 
@@ -25,7 +27,7 @@ def bits_bars(result: ComparisonResult, *, narrow: bool = False) -> Figure:
         figure = Figure(figsize=(3.9 if narrow else 7.4, 0.5 + (0.5 if narrow else 0.36) * len(rows)))
         axes = figure.add_subplot()
         for place, (score, of) in enumerate(rows):
-            colour = _COLOURS[list(result.trained).index(of) % len(_COLOURS)]
+            colour = COLOURS[list(result.trained).index(of) % len(COLOURS)]
             error = score.bits_per_byte_error or None
             axes.barh(place, score.bits_per_byte, xerr=error, height=0.28 if narrow else 0.6, color=colour)
             sign = "" if score.kind == "exact" else "≤ "
@@ -108,9 +110,9 @@ def _panels(count: int, narrow: bool) -> tuple[Figure, list[Axes]]:
 
 def _line(number: int) -> dict[str, Any]:
     return {
-        "color": _COLOURS[number % len(_COLOURS)],
+        "color": COLOURS[number % len(COLOURS)],
         "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": "solid" if number < len(_COLOURS) else (0, (4, 2)),
+        "linestyle": "solid" if number < len(COLOURS) else (0, (4, 2)),
         "markersize": 4.0,
         "linewidth": 1.3,
     }

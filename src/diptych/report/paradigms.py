@@ -25,7 +25,6 @@ from diptych.core.config import (
 )
 from diptych.core.events import Handler
 from diptych.core.text_diffusion_config import TextDiffusionConfig
-from diptych.evaluation.compare_runs import flops_per_target
 from diptych.evaluation.comparison import ComparisonConfig
 from diptych.report.comparison import Comparison
 from diptych.report.comparison_drawings import curves
@@ -34,6 +33,7 @@ from diptych.training.distributed import World
 from diptych.training.loop import Trainer
 from diptych.training.prepare import build_tokenizer, fit_vocabulary, prepare
 from diptych.training.run import train_experiment
+from diptych.training.work import flops_per_target
 
 PARADIGMS: Final[dict[str, tuple[ObjectiveName, int | None]]] = {
     "left-to-right": ("autoregressive", None),

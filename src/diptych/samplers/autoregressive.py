@@ -20,6 +20,7 @@ from diptych.core.types import Frame, TokenPredictor
 from diptych.nn.embedding import unembed
 from diptych.nn.masks import Causal
 from diptych.samplers import filters
+from diptych.samplers.masked_diffusion import draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +126,8 @@ class AutoregressiveSampler:
         filtered = self._filter(logits, seen)
         if self.temperature == 0:
             tokens = filtered.argmax(dim=-1)
-        else:
-            uniform = rng.uniform("draw", sample_ids, 1)
-            cumulative = filtered.double().softmax(dim=-1).cumsum(dim=-1)
-            # Inverse of the distribution function; a token of probability zero is never the first to reach the draw.
-            tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])[:, 0]
+        else:  # the filters have divided by the temperature already
+            tokens = draw(filtered, 1.0, rng.uniform("draw", sample_ids, 1)[:, 0])
         info = {"log_probability": log_p.gather(1, tokens[:, None])[:, 0]}
         if self.candidates:
             best = log_p.topk(min(self.candidates, log_p.shape[-1]), dim=-1)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -36,6 +37,7 @@ from diptych.training.post_hoc import AVERAGES, save_snapshot
 from diptych.training.prepare import Experiment, build_objective
 from diptych.training.schedules import lr_factor
 from diptych.training.state import Counters, TrainingState, collect, load_newest_state, save_state
+from diptych.training.work import flops_per_target
 
 
 @final
@@ -141,7 +143,7 @@ class Trainer:
 
     def _report(self, loss: float, sums: list[float], factor: float, norm: float, speed: float) -> None:
         counters = self.counters
-        flops = self._flops_per_token(min(1.0, sums[1] / sums[3]))
+        flops = self._flops_per_target(min(1.0, sums[1] / sums[3]))
         self.on_event(
             Stepped(
                 step=counters.step,
@@ -157,10 +159,9 @@ class Trainer:
             )
         )
 
-    def _flops_per_token(self, counted: float) -> float:
-        grid = None if self.model.config.patches is None else self.model.config.patches.grid
-        length = self.run.data.sequence_length if grid is None else grid[0] * grid[1]
-        return learning_flops_per_token(self.model, length, counted)
+    def _flops_per_target(self, counted: float) -> float:
+        per_position = partial(learning_flops_per_token, self.model)
+        return flops_per_target(self.run, self.model.config, per_position, counted=counted)
 
     def peak(self) -> float:
         """This machine's own rate of matrix products in the precision of the run, FLOP/s."""

@@ -27,6 +27,7 @@ from diptych.objectives.masked_lm import mask_id_of, masked_language_model
 from diptych.objectives.uniform_diffusion import UniformDiffusion
 from diptych.tokenizers.base import Tokenizer
 from diptych.tokenizers.load import load_tokenizer
+from diptych.tokenizers.simple import ByteTokenizer
 from diptych.tokenizers.train import train_tokenizer
 from diptych.training.beginning import first_network, open_init, with_network_of_init
 from diptych.training.distributed import World
@@ -78,6 +79,7 @@ def prepare(run: RunConfig, world: World, on_event: Handler) -> Experiment:
     if run.objective == "gaussian":
         return _prepare_images(run, out, world, on_event)
     opened = open_init(run, out)
+    _check_mask(run, out, opened)
     if world.first:
         out.mkdir(parents=True, exist_ok=True)
         save_toml(run, out / RECIPE)
@@ -213,25 +215,42 @@ def text_diffusion(run: RunConfig, tokenizer: Tokenizer) -> MaskedDiffusion | Un
 
 
 def build_tokenizer(run: RunConfig, out: Path, on_event: Handler, opened: OpenedModel | None = None) -> Tokenizer:
-    """The tokenizer of the run folder; else that of the checkpoint to start from or the recipe's file, copied there, or
-    that of a made-up task's words or of pixels' levels; else one trained on the training text."""
+    """The tokenizer of the run folder; else one that is given (`_given_tokenizer`), copied there; else that of pixels'
+    levels, or one trained on the training text."""
     path = out / TOKENIZER
     if path.is_file():
         return load_tokenizer(path)
-    if opened is not None:
-        tokenizer = opened.tokenizer
-    elif run.tokenizer.path is not None:
-        given = Path(run.tokenizer.path)
-        # Of all files only ranks do not say how text is split.
-        tokenizer = load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
-    elif run.data.format == "recall":
-        tokenizer = recall_tokenizer(run.data.recall)
-    elif run.data.format == "pixels":
+    tokenizer = _given_tokenizer(run, opened)
+    if tokenizer is None and run.data.format == "pixels":
         tokenizer = pixel_tokenizer(image_streams(run, out, on_event)[0].images.levels)
-    else:
+    if tokenizer is None:
         tokenizer = train_tokenizer(training_texts(run, on_event), run.tokenizer, on_event)
     tokenizer.save(path)
     return tokenizer
+
+
+def _given_tokenizer(run: RunConfig, opened: OpenedModel | None) -> Tokenizer | None:
+    """That of the checkpoint to start from, of the recipe's file, or of a made-up task's words; None: the data makes
+    it."""
+    if opened is not None:
+        return opened.tokenizer
+    if run.tokenizer.path is not None:
+        given = Path(run.tokenizer.path)
+        # Of all files only ranks do not say how text is split.
+        return load_tokenizer(given, run.tokenizer.split if given.suffix == ".tiktoken" else None)
+    return recall_tokenizer(run.data.recall) if run.data.format == "recall" else None
+
+
+def _check_mask(run: RunConfig, out: Path, opened: OpenedModel | None) -> None:
+    """Raises ValueError where what hides tokens finds no token for that, before a tokenizer is trained."""
+    if run.objective not in ("masked_lm", "masked_diffusion"):
+        return
+    tokenizer = load_tokenizer(out / TOKENIZER) if (out / TOKENIZER).is_file() else _given_tokenizer(run, opened)
+    if tokenizer is None:
+        # The data decides what the tokens are, the recipe which special ones stand beside them.
+        special = run.tokenizer.special_tokens
+        tokenizer = pixel_tokenizer(2) if run.data.format == "pixels" else ByteTokenizer(special)
+    mask_id_of(tokenizer, run.text_diffusion.mask_token if run.objective == "masked_diffusion" else None)
 
 
 def fit_vocabulary(config: TransformerConfig, tokenizer: Tokenizer, out: Path) -> TransformerConfig:

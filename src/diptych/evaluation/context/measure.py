@@ -17,7 +17,7 @@ from diptych.evaluation.context.journal import Journal, Place, Record, record_of
 from diptych.evaluation.context.ladder import Ladder, LadderConfig, Verdict
 from diptych.evaluation.context.result import TaskResult, binned
 from diptych.evaluation.context.statistics import measure_reuse
-from diptych.evaluation.context.types import Observation, Scorer, Task
+from diptych.evaluation.context.types import Scorer, Task, observation
 
 PILOT: Final = 4
 """Contexts that choose between wordings, of the shortest length that all have; the measurement never sees them."""
@@ -60,11 +60,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
-    """Who is asked, where answers are kept, and what may be spent."""
+    """Who is asked, where answers are kept, and what may be spent. seed: of the resamples of intervals."""
 
     scorer: Scorer
     journal: Journal
     meter: Meter
+    seed: int = 0
     on_event: Handler = ignore
 
     def ask(self, task: Task, place: Place) -> Record:
@@ -80,7 +81,7 @@ class Bench:
         return record
 
 
-def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench, *, seed: int) -> Measured:
+def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench) -> Measured:
     """Climb the lengths of one task until it is decided, the budget is spent, or Ctrl-C.
 
     Raises ValueError where the longest length cannot hold a context of the task.
@@ -102,11 +103,11 @@ def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench, *, 
                 break
             record = bench.ask(task, (task.name, length, number))
             used.append(record)
-            ladder.take(observed(record))
+            ladder.take(observation(length, number, record.probes, [probe.right for probe in record.probes]))
             _report(task, ladder, length, bench.on_event)
     except KeyboardInterrupt:
         ended = _INTERRUPTED
-    return Measured(result=_result(task, style, ladder.verdict(), used, config.tau, seed), ended=ended)
+    return Measured(result=_result((task, style), ladder.verdict(), used, config.tau, bench.seed), ended=ended)
 
 
 _BUDGET: Final[Ended] = "budget"
@@ -135,15 +136,6 @@ def choose_style(tasks: Sequence[tuple[str, Task]], bench: Bench) -> str:
     return chosen
 
 
-def observed(record: Record) -> Observation:
-    """The accuracy at each depth that a context asked about."""
-    depths: dict[int, list[bool]] = {}
-    for probe in record.probes:
-        depths.setdefault(probe.depth, []).append(probe.right)
-    accuracy = {depth: sum(of) / len(of) for depth, of in sorted(depths.items())}
-    return Observation(length=record.length, number=record.number, accuracy=accuracy)
-
-
 def _asks_one_depth(task: Task) -> bool:
     probes = task.context(task.shortest, 0).probes
     return task.n_depths > 1 and len({probe.depth for probe in probes}) == 1
@@ -167,7 +159,8 @@ def _report(task: Task, ladder: Ladder, length: int, on_event: Handler) -> None:
     )
 
 
-def _result(task: Task, style: str, verdict: Verdict, records: Sequence[Record], tau: float, seed: int) -> TaskResult:
+def _result(asked: tuple[Task, str], verdict: Verdict, records: Sequence[Record], tau: float, seed: int) -> TaskResult:
+    task, style = asked
     contexts = [[(p.distance, p.right) for p in r.probes if p.distance is not None] for r in records]
     by_depth = (
         ((record.length, depth), [p.right for p in record.probes if p.depth == depth])

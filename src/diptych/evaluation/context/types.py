@@ -105,7 +105,16 @@ class Observation:
     accuracy: Mapping[int, float]
 
 
-def observation(length: int, number: int, probes: Sequence[Probe], right: Sequence[bool]) -> Observation:
+class Placed(Protocol):
+    """Something asked about at some depth."""
+
+    @property
+    def depth(self) -> int:
+        """The fifth."""
+        ...
+
+
+def observation(length: int, number: int, probes: Sequence[Placed], right: Sequence[bool]) -> Observation:
     """Means of the answers by depth."""
     depths: dict[int, list[bool]] = {}
     for probe, is_right in zip(probes, right, strict=True):
