@@ -60,12 +60,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bench:
-    """Who is asked, where answers are kept, and what may be spent. seed: of the resamples of intervals."""
+    """Who is asked, where answers are kept, and what may be spent. seed: of intervals' resamples. overhead: tokens that
+    the scorer adds to a context."""
 
     scorer: Scorer
     journal: Journal
     meter: Meter
     seed: int = 0
+    overhead: int = 0
     on_event: Handler = ignore
 
     def ask(self, task: Task, place: Place) -> Record:
@@ -74,7 +76,7 @@ class Bench:
             self.meter.add(kept)
             return kept
         start = time.perf_counter()
-        context = task.context(place[1], place[2])
+        context = task.context(place[1] - self.overhead, place[2])
         record = record_of(place, context, self.scorer.ask(context), time.perf_counter() - start)
         self.journal.add(record)
         self.meter.add(record)
@@ -86,12 +88,14 @@ def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench) -> 
 
     Raises ValueError where the longest length cannot hold a context of the task.
     """
-    if config.longest < task.shortest:
+    least = task.shortest + bench.overhead
+    if config.longest < least:
         raise ValueError(
-            f"{task.name} in {style} needs {task.shortest} tokens, more than the longest length of {config.longest}; "
+            f"{task.name} in {style} needs {least} tokens, more than the longest length of {config.longest}; "
             "set a longer --longest, or choose another task or style"
         )
-    config = replace(config, shortest=max(config.shortest, task.shortest))
+    # Powers of two where nothing else was asked for, so that models meet at the same lengths.
+    config = replace(config, shortest=min(config.longest, max(config.shortest, 1 << (least - 1).bit_length())))
     if _asks_one_depth(task):
         config = replace(config, max_rounds=config.max_rounds * task.n_depths)
     ladder, used, ended = Ladder(config, task.n_depths, task.n_candidates), list[Record](), None
@@ -120,7 +124,7 @@ def choose_style(tasks: Sequence[tuple[str, Task]], bench: Bench) -> str:
     tasks: one task in several wordings, with the name of each. These contexts are asked apart from the measurement, so
     that the choice does not flatter it.
     """
-    length = max(task.shortest for _, task in tasks)
+    length = max(task.shortest for _, task in tasks) + bench.overhead
     best, chosen = -1.0, tasks[0][0]
     for style, task in tasks:
         right = [

@@ -17,13 +17,13 @@ from diptych.evaluation.context.wording import Wording
 @final
 @dataclass(frozen=True)
 class SingleKey:
-    """One needle in a context. The other answers stand around it, belonging to no key."""
+    """One needle in every fifth. The other answers stand around it, belonging to no key."""
 
     writer: Writer
     wording: Wording
 
     n_keys = 1
-    at_once = 1
+    at_once = N_DEPTHS
 
     def least(self, key: Piece, value: Piece) -> tuple[int, int]:
         """See `Form`."""

@@ -68,12 +68,13 @@ def open_subject(path: Path, *, device: torch.device | str = "cpu", dtype: torch
         chat_template=opened.chat_template,
         stop_ids=opened.stop_ids,
         recipe=recipe,
-        fingerprint=fingerprint(find(path)[1]),
+        fingerprint=fingerprint(path),
     )
 
 
-def fingerprint(place: Path) -> str:
-    """What tells the weights of a folder or file from others."""
+def fingerprint(path: Path) -> str:
+    """What tells the weights of MODEL from others."""
+    place = find(path)[1]
     digest = hashlib.blake2b(digest_size=16)
     weights = (".safetensors", ".gguf")
     files = [place] if place.is_file() else sorted(f for f in place.iterdir() if f.suffix in weights and f.is_file())

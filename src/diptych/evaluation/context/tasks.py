@@ -20,7 +20,7 @@ from diptych.tokenizers.simple import WordTokenizer
 TaskName = Literal["single_key", "multi_key", "chain", "frequency", "classification"]
 
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-"""`single_key`: one needle. `multi_key`: eight needles in each fifth, each asked for. `chain`: what refers to what.
+"""`single_key`: one needle in each fifth. `multi_key`: eight in each, all asked for. `chain`: what refers to what.
 `frequency`: what stood most often. `classification`: classes learnt from demonstrations in the context."""
 
 

@@ -1,0 +1,264 @@
+"""`diptych context MODEL`: how much context does a model really use?"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from diptych.cli.common import ModelOptions, parse
+from diptych.cli.console import ConsoleHandler
+from diptych.core.events import Message
+
+if TYPE_CHECKING:
+    from diptych.core.events import Handler
+    from diptych.evaluation.context.measure import Meter
+    from diptych.evaluation.context.result import ContextResult, Positions, Saturation
+    from diptych.evaluation.context.study import Study, StudyConfig
+    from diptych.evaluation.context.subject import Subject
+    from diptych.models.language_model import LanguageModel
+
+DESCRIPTION = """The effective context length of a model: the longest text at which it still finds what stands in every
+fifth of it, with a bracket and its confidence, beside the length that it claims. Nothing is downloaded.
+
+MODEL is a run folder, a Hugging Face folder, a GGUF file, or the URL of an OpenAI-compatible server, such as
+http://localhost:8000/v1 (its key in OPENAI_API_KEY). Ctrl-C keeps every answer, and the same command goes on.
+
+examples:
+  diptych context runs/recall
+  diptych context SmolLM2-135M-Instruct.gguf --budget 30m
+  diptych context SmolLM2-135M-Instruct.gguf --extend yarn:factor=2 string --longest 16384
+  diptych context http://localhost:8000/v1 --name my-model --longest 32768
+  diptych context model.gguf --suite ruler --lengths 4096 8192 --samples 50
+"""
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+MOST_TEXTS = 24
+"""Documents for the loss by context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `diptych context`."""
+
+    model: tyro.conf.Positional[str]
+    """A run folder, a Hugging Face folder, a GGUF file, or a server's URL."""
+    tasks: tuple[Literal["single_key", "multi_key", "chain", "frequency", "classification"], ...] = ("single_key",)
+    """What is asked, each with an answer of its own: one needle in each fifth, eight in each, chains of references, the
+    most frequent word, classes learnt from demonstrations."""
+    style: Literal["auto", "pairs", "sentences", "question"] = "auto"
+    """How it is worded; `auto` takes what the model answers best at the shortest length, in contexts of their own."""
+    answers: Literal["likelihood", "written"] = "likelihood"
+    """Rank the answers by their likelihood, or read what a chat model writes."""
+    shortest: int | None = None
+    """First length in tokens; None: what the task needs."""
+    longest: int | None = None
+    """Last length in tokens; None: what the model claims, or what an extension is to reach."""
+    extend: tuple[str, ...] = ()
+    """Context extensions to measure besides the model as it is: interpolation, ntk, dynamic_ntk, yarn, llama3, string,
+    rerope, self_extend, dca, streaming, with numbers as in yarn:factor=4."""
+    tau: float = 0.85
+    """Score, corrected for chance, at which a depth passes."""
+    confidence: float = 0.95
+    """Of the lower end of the bracket, and of the upper one, each for itself."""
+    budget: str | None = None
+    """Stop after so much, with the bracket that is known then: 10m, 90s, or 200000tok."""
+    loss_length: int = 1024
+    """Longest context, at most the model's own, of the loss by context, a reading of its own; 0: leave it out."""
+    texts: tuple[str, ...] = ()
+    """Text for that: files, folders, hf:NAME; none: what a run held out, or Python's own library."""
+    suite: Literal["own", "ruler", "babilong"] = "own"
+    """Another measure instead, as its authors define it: RULER's 13 tasks, or BABILong's first five."""
+    lengths: tuple[int, ...] = (4096,)
+    """Lengths of a suite."""
+    samples: int = 100
+    """Samples of each task of a suite at each length; RULER takes 500."""
+    name: str | None = None
+    """The model's name on a server."""
+    beside: tuple[Path, ...] = ()
+    """Folders of other measurements to draw in the same figures."""
+    out: Path = Path("runs/context")
+    """Folder of answers, results and the page."""
+    seed: int = 0
+    """Seed of contexts and resamples."""
+    json: bool = False
+    """Print one JSON object instead of sentences."""
+    options: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, open, ask, write; 130 where interrupted."""
+    options = parse(Options, arguments, "context", DESCRIPTION)
+    if options.suite != "own":
+        from diptych.cli.context_suite import run_suite
+
+        return run_suite(options)
+    config, meter = configured(options), budget(options.budget)
+    from diptych.evaluation.context.result import load_result, sentence
+    from diptych.report.context import write_context_report
+
+    others = [load_result(folder) for folder in options.beside]
+    results: list[ContextResult] = []
+    with ConsoleHandler() as console:
+        for study in _studies(options, config, console):
+            results.append(_measured(study, options, config, meter, console))
+            if results[-1].stopped:
+                break
+    page = write_context_report([*results, *others], options.out)
+    if options.json:
+        print(json.dumps([asdict(result) for result in results]))
+    else:
+        for result in results:
+            for task in result.tasks:
+                print(sentence(result, task))
+        print(page)
+    if stopped := results[-1].stopped:
+        print(stopped, file=sys.stderr)
+        return 130 if stopped.startswith("interrupted") else 0
+    return 0
+
+
+def configured(options: Options) -> StudyConfig:
+    """What is asked. Raises ValueError for what is wrong with the options."""
+    from diptych.evaluation.context.study import StudyConfig
+
+    return StudyConfig(
+        tasks=options.tasks,
+        style=None if options.style == "auto" else options.style,
+        shortest=options.shortest,
+        longest=options.longest,
+        tau=options.tau,
+        alpha=1.0 - options.confidence,
+        seed=options.seed,
+    )
+
+
+def budget(text: str | None) -> Meter:
+    """Tokens or seconds. Raises ValueError for anything else."""
+    from diptych.evaluation.context.measure import Meter
+
+    if text is None:
+        return Meter()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|tok)", text.strip())
+    if match is None:
+        raise ValueError(f"--budget {text} is neither a duration nor tokens; write it as 90s, 10m, 1h or 200000tok")
+    value = float(match[1])
+    return Meter(tokens=int(value)) if match[2] == "tok" else Meter(seconds=value * UNITS[match[2]])
+
+
+def _measured(study: Study, options: Options, config: StudyConfig, meter: Meter, console: Handler) -> ContextResult:
+    name = study.extension or "as-is"
+    return study.run(config, options.out / re.sub(r"[^\w.-]+", "-", name), meter, on_event=console)
+
+
+def _studies(options: Options, config: StudyConfig, console: Handler) -> Iterator[Study]:
+    """The model as it is, then with each extension; what is asked takes how long is said first."""
+    if re.match(r"https?://", options.model):
+        yield _server(options)
+        return
+    from diptych.core.context_extension import parse_extension
+    from diptych.evaluation.context.cost import estimate
+    from diptych.evaluation.context.study import told
+    from diptych.models.extension import extend
+
+    extensions = [parse_extension(text) for text in options.extend]
+    subject = _subject(options)
+    models = [extend(subject.model, extension) for extension in extensions]  # all that is wrong is said first
+    for text, model in zip((None, *options.extend), (subject.model, *models), strict=True):
+        study = _local(options, subject, model, text, console)
+        context = study.example(config).context(max(study.lengths(config)), 0)
+        questions = [len(probe.question_ids) for probe in context.probes]
+        console(told(estimate(model, study.lengths(config), questions=len(questions), question_tokens=sum(questions))))
+        yield study
+
+
+def _subject(options: Options) -> Subject:
+    import torch
+
+    from diptych.evaluation.context.subject import open_subject
+    from diptych.training.distributed import choose_device
+
+    chosen = options.options
+    dtype = None if chosen.dtype == "auto" else getattr(torch, chosen.dtype)
+    return open_subject(Path(options.model), device=choose_device(chosen.device), dtype=dtype)
+
+
+def _local(options: Options, subject: Subject, model: LanguageModel, text: str | None, console: Handler) -> Study:
+    from diptych.evaluation.context.generation import GenerationScorer
+    from diptych.evaluation.context.local import LocalScorer
+    from diptych.evaluation.context.study import Study
+    from diptych.evaluation.context.types import Scorer
+    from diptych.tokenizers.chat import template_of
+
+    scorer: Scorer = LocalScorer(model)
+    overhead = 0
+    if options.answers == "written":
+        if subject.chat_template is None:
+            raise ValueError(f"{options.model} has no chat template; leave out --answers written")
+        template = template_of(subject.tokenizer, subject.chat_template)
+        scorer = writer = GenerationScorer(model, subject.tokenizer, template, stop_ids=subject.stop_ids)
+        overhead = writer.overhead
+    return Study(
+        name=subject.name,
+        extension=text,
+        claimed=subject.claimed,
+        reach=model.config.max_length,
+        tokenizer=subject.tokenizer,
+        opens=subject.opens and not overhead,
+        scorer=scorer,
+        fingerprint=f"{subject.fingerprint} {options.answers}",
+        overhead=overhead,
+        readings=lambda: _readings(options, subject, model, console),
+    )
+
+
+def _readings(
+    options: Options, subject: Subject, model: LanguageModel, console: Handler
+) -> tuple[Saturation | None, Positions | None]:
+    """The loss by context, as far as there is text for it, and the positions seen in training."""
+    from diptych.evaluation.context.saturation import TARGETS, loss_saturation
+    from diptych.evaluation.context.subject import held_out_texts, positions_in_training
+
+    positions = positions_in_training(subject, console)
+    longest = min(options.loss_length, model.config.max_length - TARGETS)
+    recall = subject.recipe is not None and subject.recipe.data.format == "recall"
+    if longest < 32 or (recall and not options.texts):
+        return None, positions
+    texts = held_out_texts(subject, options.texts, longest + TARGETS, MOST_TEXTS, console)
+    opening = subject.tokenizer.opening_id if subject.opens else None
+    try:
+        loss = loss_saturation(model, texts, longest=longest, opening=opening, seed=options.seed, on_event=console)
+    except ValueError as error:
+        console(Message(text=f"the loss by context is left out: {error}"))
+        return None, positions
+    return loss, positions
+
+
+def _server(options: Options) -> Study:
+    from diptych.evaluation.context.endpoint import EndpointScorer
+    from diptych.evaluation.context.stand_in import StandInTokenizer
+    from diptych.evaluation.context.study import Study
+    from diptych.evaluation.context.words import SENTENCES
+
+    if options.name is None or options.longest is None:
+        raise ValueError("a server's model is named by --name, and its claimed length given by --longest")
+    if options.extend or options.answers == "written":
+        raise ValueError("--extend and --answers written are for models on the disk; leave them out for a server")
+    scorer = EndpointScorer(options.model, options.name)
+    return Study(
+        name=options.name,
+        extension=None,
+        claimed=options.longest,
+        reach=options.longest,
+        tokenizer=StandInTokenizer(scorer.calibrate([" ".join(SENTENCES)])),
+        opens=False,
+        scorer=scorer,
+        fingerprint=options.model,
+    )
