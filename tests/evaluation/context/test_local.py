@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from diptych.core.config import PositionScheme, TransformerConfig
+from diptych.core.config import PositionScheme, RopeScaling, TransformerConfig
 from diptych.evaluation.context import local, tree
 from diptych.evaluation.context.local import LocalScorer, Way, fork, read, rights, way_of
 from diptych.evaluation.context.tree import passes
@@ -23,10 +23,16 @@ TREES = {
     "learned": {"position": "learned", "norm": "layer", "bias": True, "output_bias": True},
     "sinusoidal": {"position": "sinusoidal", "norm_placement": "post", "embedding_scale": True},
     "none": {"position": "none", "tied_embedding": False},
-}
-FORKS = {
-    "ALiBi": {"position": "alibi"},
+    "YaRN": {"rope_scaling": RopeScaling(kind="yarn", factor=4.0, original_max_length=32)},
     "STRING": {"position_scheme": PositionScheme(kind="string", window=8, shift=24)},
+    "ReRoPE": {"position_scheme": PositionScheme(kind="rerope", window=9)},
+    "Self-Extend": {"position_scheme": PositionScheme(kind="self_extend", window=6, group=4)},
+    "dual chunks": {"position_scheme": PositionScheme(kind="dca", chunk=20, window=7, length=32)},
+}
+DYNAMIC = {"dynamic": {"rope_scaling": RopeScaling(kind="dynamic", factor=4.0, original_max_length=16)}}
+FORKS = DYNAMIC | {
+    "ALiBi": {"position": "alibi"},
+    "StreamingLLM": {"position_scheme": PositionScheme(kind="streaming", window=9, sinks=2)},
     "window": {"window": 7},
     "window that hides nothing": {"window": 200},
     "strided": {"mask": ("strided(5) | window(5)",)},
@@ -75,10 +81,12 @@ def ask(model: LanguageModel, context: Context, way: Way) -> Answers:
 
 
 def by_definition(model: LanguageModel, context: Context) -> list[list[float]]:
-    """The chain rule's last factor, from the logits of the whole text."""
-    found = []
+    """The chain rule's last factor, from the logits of the whole text; what follows it, as long as the longest needs,
+    is not seen."""
+    found, length = [], max(len(context.ids) + len(probe.question_ids) for probe in context.probes)
     for probe in context.probes:
-        logits = model(torch.tensor([[*context.ids, *probe.question_ids]]), mask=Causal())[0, -1]
+        ids = [*context.ids, *probe.question_ids]
+        logits = model(torch.tensor([ids + [0] * (length - len(ids))]), mask=Causal())[0, len(ids) - 1]
         found.append(logits.log_softmax(-1)[list(probe.candidate_ids)].tolist())
     return found
 
@@ -92,7 +100,7 @@ def assert_same(one: Answers, other: Answers) -> None:
     assert ranking(one.scores) == ranking(other.scores) and one.right == other.right
 
 
-def test_the_way_is_told_by_where_distances_are_counted() -> None:
+def test_the_way_is_told_by_what_a_branch_depends_on() -> None:
     assert {name: way_of(make(name).config) for name in KINDS} == dict.fromkeys(TREES, "tree") | dict.fromkeys(
         FORKS, "fork"
     )
@@ -112,6 +120,17 @@ def test_branching_equals_reading_each_question_anew(name: str) -> None:
 def test_a_tree_equals_forks(name: str) -> None:
     model, context = make(name), make_context()
     assert_same(ask(model, context, "tree"), ask(model, context, "fork"))
+
+
+def test_dynamic_frequencies_are_those_of_the_longest_question() -> None:
+    """Neither of the shorter texts themselves, nor of all questions one after the other."""
+    model, context = make("dynamic"), make_context((2, 20))
+    scores = torch.tensor(LocalScorer(model).ask(context).scores)
+    text = torch.tensor([[*context.ids, *context.probes[0].question_ids]])
+    for length, same in ((N + 20, True), (N + 2, False), (N + 22, False)):
+        logits = model(text, mask=Causal(), cache=model.new_cache(1, length))[0, -1]
+        found = logits.log_softmax(-1)[list(context.probes[0].candidate_ids)]
+        assert ((found - scores[0]).abs().max() < 1e-5) == same
 
 
 @pytest.mark.parametrize("name", ["ALiBi", "strided"])
@@ -153,9 +172,10 @@ def test_passes_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert max(read_at_once) == 10 and len(read_at_once) > 6
 
 
-def test_questions_of_many_tokens_take_sparse_forms_of_the_mask_and_the_same_scores() -> None:
+@pytest.mark.parametrize("name", ["rope", "STRING", "dual chunks"])
+def test_questions_of_many_tokens_take_sparse_forms_of_the_mask_and_the_same_scores(name: str) -> None:
     """At 512 queries and more a processor cuts the mask into pieces."""
-    model, context = make("rope"), make_context((150, 130, 120, 112))
+    model, context = make(name), make_context((150, 130, 120, 112))
     assert tree.PASS == sum(len(probe.question_ids) for probe in context.probes) == 512
     assert_same(LocalScorer(model).ask(context), LocalScorer(model, reuse=False).ask(context))
 

@@ -285,17 +285,23 @@ def test_contexts_are_functions_of_seed_length_and_number(name: TaskName) -> Non
 
 
 PINNED = (
-    " the sky is blue the sun is yellow the grass is green mi pi ho blue si Ja me fu the la is do the sky is blue the"
-    " sun is yellow the grass is green the sky is blue the sun is yellow the grass is green the sky is blue the sun is"
-    " yellow the grass is"
+    " yellow the hu is green ni sky go blue the ge fa Fo bu grass nu si the sky Bi so de sun ri bo he lu is green the mi"
+    " is pi the sun is yellow the grass ra green the mu is pe the Jo fi lo ko pu is fu the ga is blue the sun is yellow"
+    " the fo is be ju ru is Fe ja hi ji gi la jo is po the sky da blue ro sun is yellow the Ga me sa"
 )
 
 
 def test_a_context_is_the_same_in_every_process() -> None:
-    context = build_task("single_key", tokenizer_of("small recall"), "pairs", seed=1).context(60, 1)
+    context = build_task("single_key", tokenizer_of("small recall"), "pairs", seed=1).context(90, 1)
     assert context.text == PINNED
-    (probe,) = context.probes
-    assert (probe.question, answer_of(probe), probe.depth, probe.distance) == (" Ja", "me", 1, 41)
+    found = [(probe.question, answer_of(probe), probe.depth, probe.distance) for probe in context.probes]
+    assert found == [
+        (" Fo", "bu", 0, 76),
+        (" Bi", "so", 1, 69),
+        (" Jo", "fi", 2, 42),
+        (" Fe", "ja", 3, 20),
+        (" Ga", "me", 4, 2),
+    ]
 
 
 @pytest.mark.parametrize("name", TASKS)

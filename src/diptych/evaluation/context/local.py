@@ -31,15 +31,17 @@ Way = Literal["tree", "fork"]
 def way_of(config: TransformerConfig) -> Way:
     """How questions branch from a context.
 
-    Distances that are counted in the row (ALiBi, a position scheme, a layer's own mask) would see the other branches of
-    a tree, and a recurrence reads what it is given in order.
+    Distances that are counted in the row (ALiBi, a layer's own mask) would see the other branches of a tree, a
+    recurrence reads what it is given in order, and a cache that forgets (StreamingLLM) holds what one branch sees. A
+    cache with room for all branches would be that of a longer text where frequencies go by it.
     """
     own = any(
         config.attention_of(layer) != "softmax" or mask_of(config, layer) is not None
         for layer in range(kinds_of_layers(config))
     )
-    in_row = config.position == "alibi" or config.position_scheme is not None
-    return "fork" if own or in_row else "tree"
+    forgets = config.position_scheme is not None and config.position_scheme.kind == "streaming"
+    by_length = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
+    return "fork" if own or config.position == "alibi" or forgets or by_length else "tree"
 
 
 def fork(cache: KeyValueCache) -> KeyValueCache:
@@ -56,7 +58,8 @@ def fork(cache: KeyValueCache) -> KeyValueCache:
 class LocalScorer:
     """A `Scorer`: log-probabilities of the candidates' first tokens under a network in memory.
 
-    reuse: whether a context is read once for all its questions; else once for each, without a cache.
+    reuse: whether a context is read once for all its questions; else once for each. Where frequencies go by the text's
+    length, it is that of the context with its longest question, for all of them.
     """
 
     def __init__(self, model: LanguageModel, *, reuse: bool = True) -> None:
@@ -76,9 +79,9 @@ class LocalScorer:
         asked, longest = sum(map(len, questions)), max(map(len, questions), default=0)
         check_reach(self.model.config, len(context.ids) + longest)
         if self.reuse:
-            scores = [*self._branched(context, questions)]
+            scores = self._branched(context, questions)
         else:
-            scores = [self._alone(context, probe) for probe in context.probes]
+            scores = [self._alone(context, probe, len(context.ids) + longest) for probe in context.probes]
         if not all(torch.isfinite(of).all() for of in scores):
             raise ValueError(
                 "the model's scores are no finite numbers; its weights are damaged or its dtype too narrow"
@@ -105,9 +108,9 @@ class LocalScorer:
             scores += candidate_scores(self.model, states, probes)
         return scores
 
-    def _alone(self, context: Context, probe: Probe) -> Float[Tensor, " m"]:
+    def _alone(self, context: Context, probe: Probe, length: int) -> Float[Tensor, " m"]:
         tokens = torch.tensor([[*context.ids, *probe.question_ids]], device=self.model.unembedding.device)
-        states = self.model.states(tokens, mask=Causal())[:, -1]
+        states = self.model.states(tokens, mask=Causal(), cache=self.model.new_cache(1, length))[:, -1]
         return candidate_scores(self.model, states, [probe])[0]
 
 

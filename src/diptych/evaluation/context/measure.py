@@ -19,8 +19,12 @@ from diptych.evaluation.context.result import TaskResult, binned
 from diptych.evaluation.context.statistics import measure_reuse
 from diptych.evaluation.context.types import Scorer, Task, observation
 
-PILOT: Final = 4
-"""Contexts that choose between wordings, of the shortest length that all have; the measurement never sees them."""
+PILOT: Final = 8
+"""Contexts that choose between wordings, of the first length that all have; the measurement never sees them."""
+
+ROOM: Final = 2
+"""The first length is at least so many times what the needles take: where they stand as densely as they can, a short
+context is harder than a longer one."""
 
 PILOT_NUMBERS: Final = 1_000_000
 """Their numbers begin here."""
@@ -94,8 +98,7 @@ def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench) -> 
             f"{task.name} in {style} needs {least} tokens, more than the longest length of {config.longest}; "
             "set a longer --longest, or choose another task or style"
         )
-    # Powers of two where nothing else was asked for, so that models meet at the same lengths.
-    config = replace(config, shortest=min(config.longest, max(config.shortest, 1 << (least - 1).bit_length())))
+    config = replace(config, shortest=min(config.longest, max(config.shortest, first_length(task, bench.overhead))))
     if _asks_one_depth(task):
         config = replace(config, max_rounds=config.max_rounds * task.n_depths)
     ladder, used, ended = Ladder(config, task.n_depths, task.n_candidates), list[Record](), None
@@ -118,13 +121,18 @@ _BUDGET: Final[Ended] = "budget"
 _INTERRUPTED: Final[Ended] = "interrupted"
 
 
-def choose_style(tasks: Sequence[tuple[str, Task]], bench: Bench) -> str:
-    """The wording that a model answers best at the shortest length that all wordings have; the first of equals.
+def first_length(task: Task, overhead: int = 0) -> int:
+    """Where a ladder begins: a power of two, so that models meet at the same lengths."""
+    return 1 << (ROOM * task.shortest + overhead - 1).bit_length()
+
+
+def choose_style(tasks: Sequence[tuple[str, Task]], longest: int, bench: Bench) -> str:
+    """The wording that a model answers best at the first length of all wordings; the first of equals.
 
     tasks: one task in several wordings, with the name of each. These contexts are asked apart from the measurement, so
     that the choice does not flatter it.
     """
-    length = max(task.shortest for _, task in tasks) + bench.overhead
+    length = min(longest, max(first_length(task, bench.overhead) for _, task in tasks))
     best, chosen = -1.0, tasks[0][0]
     for style, task in tasks:
         right = [

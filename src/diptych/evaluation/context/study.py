@@ -12,7 +12,7 @@ from diptych.core.recipe import save_json
 from diptych.evaluation.context.cost import Estimate
 from diptych.evaluation.context.journal import Journal
 from diptych.evaluation.context.ladder import LadderConfig, coarse_lengths
-from diptych.evaluation.context.measure import Bench, Meter, choose_style, measure_task
+from diptych.evaluation.context.measure import Bench, Meter, choose_style, first_length, measure_task
 from diptych.evaluation.context.result import RESULT, ContextResult, Positions, Saturation, TaskResult
 from diptych.evaluation.context.tasks import TASKS, TaskName, build_task
 from diptych.evaluation.context.types import Scorer, Task
@@ -112,7 +112,8 @@ class Study:
         """The lengths that double, of the first task in the first wording that the tokenizer has."""
         task = self._variants(config.tasks[0], config)[0][1]
         ladder = self._ladder(config)
-        return coarse_lengths(min(ladder.longest, self._first(task, config)), ladder.longest)
+        first = max(ladder.shortest, first_length(task, self.overhead))
+        return coarse_lengths(min(ladder.longest, first), ladder.longest)
 
     def example(self, config: StudyConfig) -> Task:
         """The first task, for an estimate."""
@@ -135,9 +136,6 @@ class Study:
             max_rounds=config.max_rounds,
         )
 
-    def _first(self, task: Task, config: StudyConfig) -> int:
-        return max(config.shortest or 1, 1 << (task.shortest + self.overhead - 1).bit_length())
-
     def _task(self, name: TaskName, config: StudyConfig, bench: Bench) -> tuple[Task, str]:
         variants = self._variants(name, config)
         longest = self._ladder(config).longest
@@ -148,7 +146,7 @@ class Study:
                 f"{name} needs at least {least:,} tokens with this tokenizer, more than the {longest:,} that are asked "
                 "for; give a larger --longest, or another of --tasks"
             )
-        style = fitting[0][0] if len(fitting) == 1 else choose_style(fitting, bench)
+        style = fitting[0][0] if len(fitting) == 1 else choose_style(fitting, longest, bench)
         return dict(fitting)[style], style
 
     def _variants(self, name: TaskName, config: StudyConfig) -> list[tuple[str, Task]]:

@@ -1,0 +1,206 @@
+"""What a decision at one length costs: Diptych's measure of context against RULER's own procedure, on the same model.
+
+    python benchmarks/context_cost.py --model runs/recall [--length 512] [--style pairs] [--ruler-samples 5]
+
+Ours: eight needles in every fifth, each asked for, until the length is decided. RULER's (Hsieh et al. 2024): 13 tasks,
+500 samples of each, the text read anew for each and an answer generated greedily. Tokens of the full procedure follow
+from its own rule, by which prompt and answer together fill the length; its time is that of a few samples of one needle
+task, run here, times 500. Where the tokenizer has no English words the prompt of that task does not fit a short length:
+then its last tokens are read, as many as fit, which costs the same and leaves the answer meaningless.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _common import write
+
+if TYPE_CHECKING:
+    from diptych.evaluation.context.measure import Measured
+    from diptych.evaluation.context.subject import Subject
+    from diptych.evaluation.context.types import Task
+
+SAMPLES = 500
+"""Of each of RULER's tasks at each length."""
+
+TOKENS, TIME = 50.0, 10.0
+"""The goals: at least so many times fewer tokens than all of RULER, and less time than one of its needle tasks."""
+
+
+def main() -> None:
+    from diptych.evaluation.context.subject import open_subject
+    from diptych.evaluation.context.suites.ruler import TOKENS_TO_GENERATE
+    from diptych.evaluation.context.tasks import build_task
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="run folder, Hugging Face folder or GGUF file")
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--style", default="pairs", help="wording of ours: pairs, sentences or question")
+    parser.add_argument("--ruler-task", default="niah_single_2")
+    parser.add_argument("--ruler-samples", type=int, default=5)
+    parser.add_argument("--alone", type=int, default=2, help="contexts whose questions are also asked without reuse")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+
+    subject = open_subject(Path(given.model), device=given.device)
+    task = build_task("multi_key", subject.tokenizer, given.style, opens=subject.opens)
+    if task.shortest > given.length:
+        parser.error(f"{task.name} needs {task.shortest} tokens; give a longer --length")
+    measured = ours(subject, task, given)
+    theirs = ruler(subject, given)
+
+    result = measured.result
+    tokens = len(TOKENS_TO_GENERATE) * SAMPLES * given.length
+    seconds = SAMPLES * theirs["seconds_a_sample"]
+    token_ratio, time_ratio = tokens / result.tokens, seconds / result.seconds
+    write(
+        f"context-cost-{given.device}",
+        {
+            "model": subject.name,
+            "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+            "length": given.length,
+            "ours": {
+                "task": result.task,
+                "style": result.style,
+                "state": result.state,
+                "contexts": result.contexts,
+                "forward_tokens": result.tokens,
+                "seconds": result.seconds,
+                "worst_score": min(cell.score for cell in result.cells),
+            },
+            "ruler": {
+                "tasks": len(TOKENS_TO_GENERATE),
+                "samples": SAMPLES,
+                "forward_tokens": tokens,
+                "forward_tokens_of_one_task": SAMPLES * given.length,
+                "seconds_of_one_task_extrapolated": seconds,
+                "run_here": theirs,
+            },
+            "ratios": {
+                "forward_tokens_all_of_ruler": token_ratio,
+                "forward_tokens_one_task": SAMPLES * given.length / result.tokens,
+                "seconds_one_task": time_ratio,
+            },
+            "factors": factors(subject, task, measured, given),
+            "goals": {
+                f"at least {TOKENS:g} times fewer tokens than all of RULER": token_ratio >= TOKENS,
+                f"at least {TIME:g} times less time than one of its tasks": time_ratio >= TIME,
+            },
+        },
+    )
+
+
+def ours(subject: Subject, task: Task, given: argparse.Namespace) -> Measured:
+    """The decision at this one length."""
+    from diptych.evaluation.context.journal import Journal
+    from diptych.evaluation.context.ladder import LadderConfig
+    from diptych.evaluation.context.local import LocalScorer
+    from diptych.evaluation.context.measure import Bench, Meter, measure_task
+
+    scorer = LocalScorer(subject.model)
+    scorer.ask(task.context(task.shortest, 0))  # what runs first prepares kernels
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), {"benchmark": "context_cost"})
+        bench = Bench(scorer=scorer, journal=journal, meter=Meter())
+        config = LadderConfig(shortest=given.length, longest=given.length)
+        measured = measure_task(task, given.style, config, bench)
+        journal.close()
+    return measured
+
+
+def ruler(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
+    """A part of RULER's procedure, run: the prompt of every sample read anew, and an answer generated greedily."""
+    from diptych.core.random import Rng
+    from diptych.evaluation.context.suites.ruler import TOKENS_TO_GENERATE, Ruler
+    from diptych.evaluation.context.suites.text import essay
+    from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
+    from diptych.samplers.text import generate_text
+    from diptych.tokenizers.base import document_ids, end_of
+    from diptych.tokenizers.streaming import StreamDecoder
+
+    tokenizer = subject.tokenizer
+
+    def ids_of(text: str) -> list[int]:
+        return document_ids(tokenizer, text) if subject.opens else tokenizer.encode_list(text)
+
+    suite = Ruler(lambda text: len(ids_of(text)), essay(("stdlib",)))
+    most = TOKENS_TO_GENERATE[given.ruler_task]
+    holds = fitting(suite, given.ruler_task, given.length)
+    sampler, seconds, tokens, scores = AutoregressiveSampler(temperature=0.0), list[float](), 0, list[float]()
+    for index in range(given.ruler_samples):
+        sample = suite.sample(given.ruler_task, holds, index)
+        request = GenerationRequest(
+            prompts=[ids_of(sample.prompt)[-(given.length - most) :]],
+            max_new_tokens=most,
+            eos_id=end_of(tokenizer),
+            stop_ids=subject.stop_ids,
+        )
+        start = time.perf_counter()
+        (answer,) = generate_text(
+            subject.model, sampler, request, Rng(0), new_decoder=lambda: StreamDecoder(tokenizer)
+        )
+        seconds.append(time.perf_counter() - start)
+        tokens += len(request.prompts[0]) + len(answer.ids)
+        scores.append(suite.score(sample, answer.text))
+    return {
+        "task": given.ruler_task,
+        "samples": given.ruler_samples,
+        "prompts": "whole" if holds == given.length else f"the last {given.length - most} tokens of longer ones",
+        "forward_tokens_a_sample": tokens / given.ruler_samples,
+        "seconds_a_sample": sum(seconds) / given.ruler_samples,
+        "seconds": seconds,
+        "score": sum(scores) / len(scores) if holds == given.length else None,
+    }
+
+
+def fitting(suite: Any, task: str, length: int) -> int:
+    """The length, doubled until it holds the task."""
+    while True:
+        try:
+            suite.sample(task, length, 0)
+        except ValueError:
+            length *= 2
+        else:
+            return length
+
+
+def factors(subject: Subject, task: Task, measured: Measured, given: argparse.Namespace) -> dict[str, Any]:
+    """What stopping early brings, and what reading a context once for all its questions."""
+    from diptych.evaluation.context.local import LocalScorer
+
+    result, context = measured.result, task.context(given.length, 0)
+    questions = sum(len(probe.question_ids) for probe in context.probes)
+    once, alone = LocalScorer(subject.model), LocalScorer(subject.model, reuse=False)
+    seconds = {"once": 0.0, "alone": 0.0}
+    for number in range(given.alone):
+        another = task.context(given.length, number)
+        for name, scorer in (("once", once), ("alone", alone)):
+            start = time.perf_counter()
+            scorer.ask(another)
+            seconds[name] += time.perf_counter() - start
+    reuse = result.reuse
+    depths = len({probe.depth for probe in context.probes})
+    return {
+        "sequential_stopping": SAMPLES / result.contexts,
+        "fewer_tasks": 13,
+        "probes_a_context": len(context.probes),
+        "tokens_a_context": result.tokens / result.contexts,
+        "tokens_of_questions": questions,
+        "reuse": None if reuse is None else dataclasses.asdict(reuse),
+        "prefix_reuse_a_depth": None if reuse is None else reuse.answers_per_context / reuse.design_effect,
+        "prefix_reuse": None if reuse is None else depths * reuse.answers_per_context / reuse.design_effect,
+        "seconds_without_reuse_over_with": seconds["alone"] / seconds["once"] if given.alone else None,
+        "answers_a_depth": {
+            "ours": result.contexts * len(context.probes) / depths,
+            "ruler, one task": SAMPLES / depths,
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
