@@ -2,11 +2,10 @@
 
     python benchmarks/context_cost.py --model runs/recall [--length 512] [--style pairs] [--ruler-samples 5]
 
-Ours: eight needles in every fifth, each asked for, until the length is decided. RULER's (Hsieh et al. 2024): 13 tasks,
-500 samples of each, the text read anew for each and an answer generated greedily. Tokens of the full procedure follow
-from its own rule, by which prompt and answer together fill the length; its time is that of a few samples of one needle
-task, run here, times 500. Where the tokenizer has no English words the prompt of that task does not fit a short length:
-then its last tokens are read, as many as fit, which costs the same and leaves the answer meaningless.
+Ours: eight needles in every fifth, each asked for (or another --task), until the length is passed or failed. RULER's
+(Hsieh et al. 2024): 13 tasks, 500 samples of each, the text read anew for each and an answer generated greedily. Tokens
+of the full procedure follow from its own rule, by which prompt and answer together fill the length; its time is that of
+a few samples of one needle task, run here, times 500.
 """
 
 from __future__ import annotations
@@ -33,13 +32,15 @@ TOKENS, TIME = 50.0, 10.0
 
 
 def main() -> None:
+    from diptych.evaluation.context.ladder import LadderConfig
     from diptych.evaluation.context.subject import open_subject
     from diptych.evaluation.context.suites.ruler import TOKENS_TO_GENERATE
-    from diptych.evaluation.context.tasks import build_task
+    from diptych.evaluation.context.tasks import TASKS, build_task
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run folder, Hugging Face folder or GGUF file")
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--task", default="multi_key", choices=TASKS, help="ours")
     parser.add_argument("--style", default="pairs", help="wording of ours: pairs, sentences or question")
     parser.add_argument("--ruler-task", default="niah_single_2")
     parser.add_argument("--ruler-samples", type=int, default=5)
@@ -48,13 +49,14 @@ def main() -> None:
     given = parser.parse_args()
 
     subject = open_subject(Path(given.model), device=given.device)
-    task = build_task("multi_key", subject.tokenizer, given.style, opens=subject.opens)
+    task = build_task(given.task, subject.tokenizer, given.style, opens=subject.opens)
     if task.shortest > given.length:
         parser.error(f"{task.name} needs {task.shortest} tokens; give a longer --length")
     measured = ours(subject, task, given)
     theirs = ruler(subject, given)
 
     result = measured.result
+    most = LadderConfig(shortest=given.length, longest=given.length).max_rounds
     tokens = len(TOKENS_TO_GENERATE) * SAMPLES * given.length
     seconds = SAMPLES * theirs["seconds_a_sample"]
     token_ratio, time_ratio = tokens / result.tokens, seconds / result.seconds
@@ -69,6 +71,7 @@ def main() -> None:
                 "style": result.style,
                 "state": result.state,
                 "contexts": result.contexts,
+                "contexts_at_most": most,
                 "forward_tokens": result.tokens,
                 "seconds": result.seconds,
                 "worst_score": min(cell.score for cell in result.cells),
@@ -83,6 +86,7 @@ def main() -> None:
             },
             "ratios": {
                 "forward_tokens_all_of_ruler": token_ratio,
+                "forward_tokens_all_of_ruler_were_it_never_decided": token_ratio * result.contexts / most,
                 "forward_tokens_one_task": SAMPLES * given.length / result.tokens,
                 "seconds_one_task": time_ratio,
             },
@@ -116,7 +120,7 @@ def ours(subject: Subject, task: Task, given: argparse.Namespace) -> Measured:
 def ruler(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
     """A part of RULER's procedure, run: the prompt of every sample read anew, and an answer generated greedily."""
     from diptych.core.random import Rng
-    from diptych.evaluation.context.suites.ruler import TOKENS_TO_GENERATE, Ruler
+    from diptych.evaluation.context.suites.ruler import Ruler
     from diptych.evaluation.context.suites.text import essay
     from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
     from diptych.samplers.text import generate_text
@@ -129,49 +133,34 @@ def ruler(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
         return document_ids(tokenizer, text) if subject.opens else tokenizer.encode_list(text)
 
     suite = Ruler(lambda text: len(ids_of(text)), essay(("stdlib",)))
-    most = TOKENS_TO_GENERATE[given.ruler_task]
-    holds = fitting(suite, given.ruler_task, given.length)
     sampler, seconds, tokens, scores = AutoregressiveSampler(temperature=0.0), list[float](), 0, list[float]()
     for index in range(given.ruler_samples):
-        sample = suite.sample(given.ruler_task, holds, index)
+        sample = suite.sample(given.ruler_task, given.length, index)
         request = GenerationRequest(
-            prompts=[ids_of(sample.prompt)[-(given.length - most) :]],
-            max_new_tokens=most,
+            prompts=[ids_of(sample.prompt)],
+            max_new_tokens=sample.tokens_to_generate,
             eos_id=end_of(tokenizer),
             stop_ids=subject.stop_ids,
         )
         start = time.perf_counter()
-        (answer,) = generate_text(
-            subject.model, sampler, request, Rng(0), new_decoder=lambda: StreamDecoder(tokenizer)
-        )
+        (answer,) = generate_text(subject.model, sampler, request, Rng(0), new_decoder=lambda: StreamDecoder(tokenizer))
         seconds.append(time.perf_counter() - start)
         tokens += len(request.prompts[0]) + len(answer.ids)
         scores.append(suite.score(sample, answer.text))
     return {
         "task": given.ruler_task,
         "samples": given.ruler_samples,
-        "prompts": "whole" if holds == given.length else f"the last {given.length - most} tokens of longer ones",
         "forward_tokens_a_sample": tokens / given.ruler_samples,
         "seconds_a_sample": sum(seconds) / given.ruler_samples,
         "seconds": seconds,
-        "score": sum(scores) / len(scores) if holds == given.length else None,
+        "score": sum(scores) / len(scores),
     }
-
-
-def fitting(suite: Any, task: str, length: int) -> int:
-    """The length, doubled until it holds the task."""
-    while True:
-        try:
-            suite.sample(task, length, 0)
-        except ValueError:
-            length *= 2
-        else:
-            return length
 
 
 def factors(subject: Subject, task: Task, measured: Measured, given: argparse.Namespace) -> dict[str, Any]:
     """What stopping early brings, and what reading a context once for all its questions."""
     from diptych.evaluation.context.local import LocalScorer
+    from diptych.evaluation.context.suites.ruler import TOKENS_TO_GENERATE
 
     result, context = measured.result, task.context(given.length, 0)
     questions = sum(len(probe.question_ids) for probe in context.probes)
@@ -184,16 +173,18 @@ def factors(subject: Subject, task: Task, measured: Measured, given: argparse.Na
             scorer.ask(another)
             seconds[name] += time.perf_counter() - start
     reuse = result.reuse
+    # Answers that repel each other in a few contexts do so by chance: none counts more than once.
+    worth = None if reuse is None else reuse.answers_per_context / max(1.0, reuse.design_effect)
     depths = len({probe.depth for probe in context.probes})
     return {
         "sequential_stopping": SAMPLES / result.contexts,
-        "fewer_tasks": 13,
+        "fewer_tasks": len(TOKENS_TO_GENERATE),
         "probes_a_context": len(context.probes),
         "tokens_a_context": result.tokens / result.contexts,
         "tokens_of_questions": questions,
         "reuse": None if reuse is None else dataclasses.asdict(reuse),
-        "prefix_reuse_a_depth": None if reuse is None else reuse.answers_per_context / reuse.design_effect,
-        "prefix_reuse": None if reuse is None else depths * reuse.answers_per_context / reuse.design_effect,
+        "independent_answers_a_depth": worth,
+        "prefix_reuse": None if worth is None else depths * worth,
         "seconds_without_reuse_over_with": seconds["alone"] / seconds["once"] if given.alone else None,
         "answers_a_depth": {
             "ours": result.contexts * len(context.probes) / depths,

@@ -24,7 +24,10 @@ ATTENTION = (ROOT / "docs" / "attention.md").read_text()
 DIFFUSION = (ROOT / "docs" / "diffusion.md").read_text()
 TEXT_DIFFUSION = (ROOT / "docs" / "text-diffusion.md").read_text()
 COMPARISON = (ROOT / "docs" / "comparison.md").read_text()
-DOCUMENTS = README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION + TEXT_DIFFUSION + COMPARISON
+CONTEXT = (ROOT / "docs" / "context.md").read_text()
+DOCUMENTS = (
+    README + TOKENIZERS + TRANSFORMERS + STABILITY + ATTENTION + DIFFUSION + TEXT_DIFFUSION + COMPARISON + CONTEXT
+)
 CALLS = sorted(set(re.findall(r"^(?:torchrun .* -m )?diptych (.+)$", DOCUMENTS, re.MULTILINE)))
 
 

@@ -204,12 +204,15 @@ def test_the_lists_of_words_share_none() -> None:
 @each
 def test_contexts_are_of_the_length_asked_for_and_decode_to_their_text(case: Case) -> None:
     shortest = case.task.shortest
-    for length in [*range(shortest, shortest + 12), 2 * shortest + 3]:
+    longer = 2 * shortest + 3
+    for length in [*range(shortest, shortest + 12), longer]:
         context = case.task.context(length, length)
         assert len(context.ids) + max(len(probe.question_ids) for probe in context.probes) == length
         assert case.tokenizer.decode(list(context.ids)) == context.text
         for probe in context.probes:
             assert case.tokenizer.decode([*context.ids, *probe.question_ids]) == context.text + probe.question
+            if length not in (shortest, longer):  # every candidate is a whole text to decode
+                continue
             for candidate, token in zip(probe.candidates, probe.candidate_ids, strict=True):
                 whole = case.tokenizer.decode([*context.ids, *probe.question_ids, token])
                 assert (context.text + probe.question + candidate).startswith(whole)
@@ -285,9 +288,9 @@ def test_contexts_are_functions_of_seed_length_and_number(name: TaskName) -> Non
 
 
 PINNED = (
-    " yellow the hu is green ni sky go blue the ge fa Fo bu grass nu si the sky Bi so de sun ri bo he lu is green the mi"
-    " is pi the sun is yellow the grass ra green the mu is pe the Jo fi lo ko pu is fu the ga is blue the sun is yellow"
-    " the fo is be ju ru is Fe ja hi ji gi la jo is po the sky da blue ro sun is yellow the Ga me sa"
+    " yellow the hu is green ni sky go blue the ge fa Fo bu grass nu si the sky Bi so de sun ri bo he lu is green the"
+    " mi is pi the sun is yellow the grass ra green the mu is pe the Jo fi lo ko pu is fu the ga is blue the sun is"
+    " yellow the fo is be ju ru is Fe ja hi ji gi la jo is po the sky da blue ro sun is yellow the Ga me sa"
 )
 
 

@@ -109,15 +109,15 @@ class Study:
         return result
 
     def lengths(self, config: StudyConfig) -> tuple[int, ...]:
-        """The lengths that double, of the first task in the first wording that the tokenizer has."""
-        task = self._variants(config.tasks[0], config)[0][1]
-        ladder = self._ladder(config)
+        """The lengths that double, of the first task in the first wording that fits."""
+        task, ladder = self.example(config), self._ladder(config)
         first = max(ladder.shortest, first_length(task, self.overhead))
         return coarse_lengths(min(ladder.longest, first), ladder.longest)
 
     def example(self, config: StudyConfig) -> Task:
-        """The first task, for an estimate."""
-        return self._variants(config.tasks[0], config)[0][1]
+        """The first task, for an estimate. Raises ValueError where any task does not fit."""
+        tasks = [self._fitting(name, config)[0][1] for name in config.tasks]
+        return tasks[0]
 
     def _settings(self, config: StudyConfig) -> dict[str, Any]:
         kept = asdict(config)
@@ -137,8 +137,13 @@ class Study:
         )
 
     def _task(self, name: TaskName, config: StudyConfig, bench: Bench) -> tuple[Task, str]:
-        variants = self._variants(name, config)
-        longest = self._ladder(config).longest
+        fitting = self._fitting(name, config)
+        style = fitting[0][0] if len(fitting) == 1 else choose_style(fitting, self._ladder(config).longest, bench)
+        return dict(fitting)[style], style
+
+    def _fitting(self, name: TaskName, config: StudyConfig) -> list[tuple[str, Task]]:
+        """The task in every wording that the longest length can hold. Raises ValueError where that is none."""
+        variants, longest = self._variants(name, config), self._ladder(config).longest
         fitting = [(style, task) for style, task in variants if task.shortest + self.overhead <= longest]
         if not fitting:
             least = min(task.shortest for _, task in variants) + self.overhead
@@ -146,8 +151,7 @@ class Study:
                 f"{name} needs at least {least:,} tokens with this tokenizer, more than the {longest:,} that are asked "
                 "for; give a larger --longest, or another of --tasks"
             )
-        style = fitting[0][0] if len(fitting) == 1 else choose_style(fitting, longest, bench)
-        return dict(fitting)[style], style
+        return fitting
 
     def _variants(self, name: TaskName, config: StudyConfig) -> list[tuple[str, Task]]:
         """The task in every wording that the tokenizer can express. Raises ValueError where that is none."""
