@@ -198,7 +198,7 @@ def test_one_failing_depth_is_enough_and_all_must_pass() -> None:
     )
 
 
-def test_a_length_at_the_threshold_stays_undecided_and_ends_the_climb() -> None:
+def test_a_length_at_the_threshold_stays_undecided_and_ends_certifying() -> None:
     """14 of 16 right is 0.875, just above the threshold: contexts without noise, which decide nothing."""
     config = LadderConfig(shortest=64, longest=256, max_rounds=50)
     ladder = Ladder(config, 1, M)
@@ -210,7 +210,19 @@ def test_a_length_at_the_threshold_stays_undecided_and_ends_the_climb() -> None:
     assert [(rung.length, rung.contexts, rung.decision) for rung in verdict.rungs] == [
         (64, 31, "passed"),
         (128, 50, "undecided"),
+        (256, 16, "undecided"),
     ]
+
+
+def test_above_an_undecided_length_a_failure_is_found_and_nothing_certified() -> None:
+    """Perfect answers at 256 do not certify it after 128 was left open; guesses at 512 are an upper end."""
+    ladder = Ladder(LadderConfig(shortest=64, longest=1024, max_rounds=50), 1, M)
+    accuracy = {64: 1.0, 128: 0.875, 256: 1.0, 512: 1 / M}
+    while (wanted := ladder.next()) is not None:
+        ladder.take(Observation(length=wanted[0], number=wanted[1], accuracy={0: accuracy[wanted[0]]}))
+    verdict = ladder.verdict()
+    assert (verdict.state, verdict.passed, verdict.failed) == ("undecided", 64, 512)
+    assert [rung.decision for rung in verdict.rungs] == ["passed", "undecided", "undecided", "failed"]
 
 
 def test_an_undecided_length_in_between_sends_the_search_below_and_leaves_the_bracket_wide() -> None:
@@ -288,7 +300,7 @@ def test_a_depth_that_was_not_asked_about_has_no_cell_and_certifies_nothing() ->
     while (wanted := ladder.next()) is not None:
         ladder.take(Observation(length=wanted[0], number=wanted[1], accuracy=dict.fromkeys((0, 1, 2, 4), 1.0)))
     verdict = ladder.verdict()
-    assert (verdict.state, verdict.passed, len(verdict.rungs)) == ("undecided", None, 1)
+    assert (verdict.state, verdict.passed, len(verdict.rungs)) == ("undecided", None, len(ladder.coarse))
     assert [cell.depth for cell in verdict.cells] == [0, 1, 2, 4] and verdict.rungs[0].above[3] == 1
     assert verdict.all_depths is None and verdict.relative is None
 

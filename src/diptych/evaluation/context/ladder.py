@@ -20,6 +20,8 @@ STEPS: Final = 4
 """Steps that a doubling of the length is divided into: the final bracket is 2^(1/4) = 1.19 wide."""
 BETWEEN: Final = 2
 """Lengths asked about between two neighbours of the coarse grid at most: a search among three."""
+SEARCH: Final = 16
+"""Contexts of a length above one that stayed undecided, by which a clear failure shows."""
 
 Decision = Literal["passed", "failed", "undecided", "open"]
 """What is known of a length; open: it may still be asked about."""
@@ -109,18 +111,19 @@ def inner_lengths(passed: int, failed: int) -> tuple[int, ...]:
 
 @final
 class _Trial:
-    """The contexts of one length. certify, fail: error probabilities of the two decisions, a depth."""
+    """The contexts of one length, at most `rounds`. levels: error probabilities of the two decisions, to certify and to
+    fail, a depth."""
 
-    def __init__(self, length: int, n_depths: int, threshold: float, certify: float, fail: float) -> None:
-        self.length = length
-        self.certify, self.fail = certify, fail
+    def __init__(self, length: int, n_depths: int, threshold: float, levels: tuple[float, float], rounds: int) -> None:
+        self.length, self.rounds = length, rounds
+        self.certify, self.fail = levels
         self.contexts = 0
         self.counts, self.sums = [0] * n_depths, [0.0] * n_depths
         self.above = [MeanTest(threshold, "above") for _ in range(n_depths)]
         self.below = [MeanTest(threshold, "below") for _ in range(n_depths)]
         self.decision: Decision = "open"
 
-    def take(self, observation: Observation, max_rounds: int) -> None:
+    def take(self, observation: Observation) -> None:
         self.contexts += 1
         for depth, accuracy in observation.accuracy.items():
             self.counts[depth] += 1
@@ -131,7 +134,7 @@ class _Trial:
             self.decision = "failed"
         elif all(test.shown(self.certify) for test in self.above):
             self.decision = "passed"
-        elif self.contexts >= max_rounds:
+        elif self.contexts >= self.rounds:
             self.decision = "undecided"
 
     def rung(self, chance: float) -> Rung:
@@ -157,8 +160,9 @@ class Ladder:
     n_depths, n_candidates: of the task. Error of certification: the coarse lengths are tested in fixed order at alpha /
     2, each only after all before it passed, so that the first true failure bounds the error; a length passes only if
     every depth does (intersection-union), so depths cost nothing. The at most two lengths in between have alpha / 4
-    each (Bonferroni); between neighbours of the coarse grid scores are taken to fall with the length. Error of failure:
-    alpha, over all lengths and depths (Bonferroni). Raises ValueError for a task without depths, or without a choice.
+    each (Bonferroni); between neighbours of the coarse grid scores are taken to fall with the length. Above a length
+    that stays undecided nothing is certified, but a failure is still looked for. Error of failure: alpha, over all
+    lengths and depths (Bonferroni). Raises ValueError for a task without depths, or without a choice.
     """
 
     def __init__(self, config: LadderConfig, n_depths: int, n_candidates: int) -> None:
@@ -173,6 +177,8 @@ class Ladder:
         self.failed: int | None = None
         self.inner: tuple[int, ...] | None = None
         """Lengths in between that are still candidates; None while climbing."""
+        self.is_certain = True
+        """Whether all lengths so far passed; above one that did not, only failures are looked for."""
         self.trial: _Trial | None = None
         self._begin(self.coarse[0], config.alpha / 2)
 
@@ -195,13 +201,15 @@ class Ladder:
                 f"an observation is an accuracy in [0, 1] at some of the depths 0 to {self.n_depths - 1}, not "
                 f"{dict(observation.accuracy)}"
             )
-        self.trial.take(observation, self.config.max_rounds)
+        self.trial.take(observation)
         if self.trial.decision != "open":
             self._climb(self.trial)
 
     def _begin(self, length: int, certify: float) -> None:
         fail = self.config.alpha / (self.n_depths * (len(self.coarse) + BETWEEN))
-        self.trial = self.trials[length] = _Trial(length, self.n_depths, self.threshold, certify, fail)
+        rounds = self.config.max_rounds if self.is_certain else min(SEARCH, self.config.max_rounds)
+        levels = (certify if self.is_certain else 0.0), fail
+        self.trial = self.trials[length] = _Trial(length, self.n_depths, self.threshold, levels, rounds)
 
     def _climb(self, done: _Trial) -> None:
         """Choose the next length after a decision."""
@@ -211,9 +219,10 @@ class Ladder:
             self.failed = done.length
         self.trial = None
         if self.inner is None:
-            if done.decision == "passed" and done.length != self.coarse[-1]:
+            self.is_certain &= done.decision != "undecided"
+            if done.decision != "failed" and done.length != self.coarse[-1]:
                 self._begin(self.coarse[self.coarse.index(done.length) + 1], self.config.alpha / 2)
-            if done.decision != "failed" or self.passed is None:
+            if done.decision != "failed" or self.passed is None or not self.is_certain:
                 return
             self.inner = inner_lengths(self.passed, done.length)
         else:
