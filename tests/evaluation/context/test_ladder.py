@@ -301,7 +301,7 @@ def test_a_depth_that_was_not_asked_about_has_no_cell_and_certifies_nothing() ->
         ladder.take(Observation(length=wanted[0], number=wanted[1], accuracy=dict.fromkeys((0, 1, 2, 4), 1.0)))
     verdict = ladder.verdict()
     assert (verdict.state, verdict.passed, len(verdict.rungs)) == ("undecided", None, len(ladder.coarse))
-    assert [cell.depth for cell in verdict.cells] == [0, 1, 2, 4] and verdict.rungs[0].above[3] == 1
+    assert [cell.depth for cell in verdict.rungs[0].cells] == [0, 1, 2, 4] and verdict.rungs[0].above[3] == 1
     assert verdict.all_depths is None and verdict.relative is None
 
 
