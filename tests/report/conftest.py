@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.context_results import RESULT
 
 from diptych.core.config import RunConfig
 from diptych.data.images import ImageSet
@@ -354,6 +355,7 @@ def full() -> ReviewResults:
         masks=(mask_work("causal", 64), mask_work("causal & window(8)", 64)),
         attention_cost=_attention_cost(),
         recall=_recall(),
+        effective_context=RESULT,
         image_diffusion=_image_diffusion(),
         paradigms=_paradigms(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),

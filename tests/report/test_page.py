@@ -102,6 +102,7 @@ def test_sections_stand_in_the_order_of_the_review(full: ReviewResults) -> None:
         ("samples", "samples"),
         ("lengths", "lengths"),
         ("tokenizer", "tokenization"),
+        ("effective_context", "effective_context"),
         ("image_diffusion", "forward backward"),
         ("paradigms", "paradigms"),
         ("training", "training"),

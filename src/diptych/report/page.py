@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from diptych.evaluation.attention_cost import CostResult
     from diptych.evaluation.compare_curves import Overtaking
+    from diptych.evaluation.context.result import ContextResult, TaskResult
     from diptych.evaluation.yardsticks import Yardstick
 
 Drawing = Callable[..., "Figure"]
@@ -53,6 +54,7 @@ SECTIONS: Final = (
     Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
     Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
     Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
+    Section("effective_context", "2.4", "Effective context length", lambda r: r.effective_context is not None),
     Section("attention", "2.4.2", "Efficient attention and memory", lambda r: r.attention_cost is not None),
     Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
     Section("forward", "3.1", "The forward process of diffusion", lambda r: r.image_diffusion is not None),
@@ -94,6 +96,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
     """Name and function of every drawing that these results allow."""
     from diptych.report import (
         attention_cost,
+        effective_context,
         image_diffusion,
         lengths,
         masks,
@@ -112,6 +115,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         (results.masks, "masks", masks.review_drawing),
         (results.next_token, "next_token", next_token.drawing),
         (results.lengths, "lengths", lengths.review_drawing),
+        (results.effective_context, "effective_context", effective_context.review_drawing),
         (results.attention_cost, "attention_cost", attention_cost.review_drawing),
         (results.recall, "recall", recall.review_drawing),
         (results.schemes, "schemes", schemes.drawing),
@@ -161,6 +165,12 @@ def _overtaking(found: Overtaking) -> str:
     return sentence(found)
 
 
+def _context_sentence(result: ContextResult, task: TaskResult) -> str:
+    from diptych.evaluation.context.result import sentence
+
+    return sentence(result, task)
+
+
 @cache
 def _environment() -> Environment:
     environment = page_environment()
@@ -169,4 +179,5 @@ def _environment() -> Environment:
     environment.globals["exponents_from"] = _exponents_from
     environment.globals["published_gaps"] = PUBLISHED_GAPS
     environment.globals["overtaking"] = _overtaking
+    environment.globals["context_sentence"] = _context_sentence
     return environment

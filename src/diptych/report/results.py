@@ -16,6 +16,7 @@ from diptych.core.files import write_text
 from diptych.data.lengths import CorpusLengths
 from diptych.evaluation.attention_cost import CostResult
 from diptych.evaluation.comparison import ComparisonResult
+from diptych.evaluation.context.result import ContextResult
 from diptych.evaluation.diffusion_likelihood import ImageScore
 from diptych.evaluation.image_quality import ImageQuality
 from diptych.evaluation.mask_work import MaskWork
@@ -330,6 +331,7 @@ class ReviewResults:
     masks: tuple[MaskWork, ...] = ()
     attention_cost: CostResult | None = None
     recall: tuple[RecallResult, ...] = ()
+    effective_context: ContextResult | None = None
     image_diffusion: ImageDiffusionResult | None = None
     paradigms: ParadigmsResult | None = None
     training: tuple[CurvePoint, ...] = ()

@@ -23,6 +23,7 @@ from diptych.data.corpus import heldout_documents, training_documents
 from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
 from diptych.data.sources import read_documents
 from diptych.evaluation.attention_cost import CostResult, measure_cost, review_cost_config
+from diptych.evaluation.context.result import ContextResult
 from diptych.evaluation.likelihood import score_store
 from diptych.evaluation.mask_work import REVIEWED, MaskWork, mask_work
 from diptych.evaluation.ngram import NGram
@@ -30,6 +31,7 @@ from diptych.evaluation.stability import StabilityResult, review_stability_confi
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
 from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
+from diptych.report.effective_context import measure_effective_context
 from diptych.report.image_diffusion import can_learn_images, image_run, measure_image_diffusion
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
@@ -162,6 +164,7 @@ class Review:
         masks = self.stage("masks", tuple[MaskWork, ...], self._masks)
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
+        effective_context = self.stage("effective-context", ContextResult, lambda: self._context(experiment))
         image_diffusion = self._image_diffusion(world)
         paradigms = self._paradigms(world)
         training, held, mfu = read_curves(experiment.out / METRICS)
@@ -184,6 +187,7 @@ class Review:
             masks=masks,
             attention_cost=attention_cost,
             recall=recall,
+            effective_context=effective_context,
             image_diffusion=image_diffusion,
             paradigms=paradigms,
             training=training,
@@ -259,6 +263,9 @@ class Review:
         run = recall_run(self.out, self.seed, memory=memory)
         name = "recall-memory" if memory else "recall-window"
         return self.stage(name, measured.RecallResult, lambda: measure_recall(run, world, self.on_event))
+
+    def _context(self, experiment: Experiment) -> ContextResult:
+        return measure_effective_context(experiment.out, self.out / "effective-context", self.seed, self.on_event)
 
     def _image_diffusion(self, world: World) -> measured.ImageDiffusionResult | None:
         if not can_learn_images():
