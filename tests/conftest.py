@@ -1,4 +1,7 @@
-"""What all tests share: two threads at most, no stray randomness, GPU tests only where there is one."""
+"""What all tests share: one thread each, no stray randomness, GPU tests only where there is one.
+
+Tests run side by side on all cores, where further threads would only get in each other's way.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import torch
 
 
 def pytest_configure() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
