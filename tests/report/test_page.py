@@ -241,6 +241,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
         "attention_cost",
         "diffusion_loss",
         "diffusion_schedules",
+        "effective_context",
         "lengths",
         "masks",
         "next_token",
@@ -261,7 +262,7 @@ def test_drawn_again_from_the_disk_it_is_identical(full: ReviewResults, tmp_path
 
 def test_drawings_are_well_formed_and_follow_the_scheme(full: ReviewResults) -> None:
     drawings = re.findall(r'<div class="plot \w+">(<svg.*?</svg>)</div>', page(full), re.DOTALL)
-    assert len(drawings) == 26
+    assert len(drawings) == 28
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "var(--ink)" in drawing
