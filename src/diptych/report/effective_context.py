@@ -24,7 +24,7 @@ def measure_effective_context(run: Path, out: Path, seed: int, on_event: Handler
     """Ask the model of a run folder, keeping its answers in `out`. Raises KeyboardInterrupt where that ends."""
     subject = open_subject(run)
     study = Study(
-        name="the review's model",
+        name="The review's model",
         extension=None,
         claimed=subject.claimed,
         reach=subject.claimed,
