@@ -14,12 +14,11 @@ import tyro
 
 from diptych.cli.common import ModelOptions, parse
 from diptych.cli.console import ConsoleHandler
-from diptych.core.events import Message
 
 if TYPE_CHECKING:
     from diptych.core.events import Handler
     from diptych.evaluation.context.measure import Meter
-    from diptych.evaluation.context.result import ContextResult, Positions, Saturation
+    from diptych.evaluation.context.result import ContextResult
     from diptych.evaluation.context.study import Study, StudyConfig
     from diptych.evaluation.context.subject import Subject
     from diptych.models.language_model import LanguageModel
@@ -193,6 +192,7 @@ def _subject(options: Options) -> Subject:
 def _local(options: Options, subject: Subject, model: LanguageModel, text: str | None, console: Handler) -> Study:
     from diptych.evaluation.context.generation import GenerationScorer
     from diptych.evaluation.context.local import LocalScorer
+    from diptych.evaluation.context.readings import other_readings
     from diptych.evaluation.context.study import Study
     from diptych.evaluation.context.types import Scorer
     from diptych.tokenizers.chat import template_of
@@ -215,30 +215,16 @@ def _local(options: Options, subject: Subject, model: LanguageModel, text: str |
         scorer=scorer,
         fingerprint=f"{subject.fingerprint} {options.answers}",
         overhead=overhead,
-        readings=lambda: _readings(options, subject, model, console),
+        readings=lambda: other_readings(
+            subject,
+            model,
+            options.texts,
+            longest=options.loss_length,
+            most=MOST_TEXTS,
+            seed=options.seed,
+            on_event=console,
+        ),
     )
-
-
-def _readings(
-    options: Options, subject: Subject, model: LanguageModel, console: Handler
-) -> tuple[Saturation | None, Positions | None]:
-    """The loss by context, as far as there is text for it, and the positions seen in training."""
-    from diptych.evaluation.context.saturation import TARGETS, loss_saturation
-    from diptych.evaluation.context.subject import held_out_texts, positions_in_training
-
-    positions = positions_in_training(subject, console)
-    longest = min(options.loss_length, model.config.max_length - TARGETS)
-    recall = subject.recipe is not None and subject.recipe.data.format == "recall"
-    if longest < 32 or (recall and not options.texts):
-        return None, positions
-    texts = held_out_texts(subject, options.texts, longest + TARGETS, MOST_TEXTS, console)
-    opening = subject.tokenizer.opening_id if subject.opens else None
-    try:
-        loss = loss_saturation(model, texts, longest=longest, opening=opening, seed=options.seed, on_event=console)
-    except ValueError as error:
-        console(Message(text=f"the loss by context is left out: {error}"))
-        return None, positions
-    return loss, positions
 
 
 def _server(options: Options) -> Study:

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from diptych.core.events import Handler
 from diptych.evaluation.context.local import LocalScorer
 from diptych.evaluation.context.measure import Meter
-from diptych.evaluation.context.result import ContextResult, Positions, Saturation
-from diptych.evaluation.context.saturation import TARGETS, loss_saturation
+from diptych.evaluation.context.readings import other_readings
+from diptych.evaluation.context.result import ContextResult
 from diptych.evaluation.context.study import Study, StudyConfig
-from diptych.evaluation.context.subject import Subject, held_out_texts, open_subject, positions_in_training
+from diptych.evaluation.context.subject import open_subject
 from diptych.report.context_drawings import loss_curves
 from diptych.report.results import ReviewResults
 
@@ -32,20 +32,14 @@ def measure_effective_context(run: Path, out: Path, seed: int, on_event: Handler
         opens=subject.opens,
         scorer=LocalScorer(subject.model),
         fingerprint=subject.fingerprint,
-        readings=lambda: _readings(subject, seed, on_event),
+        readings=lambda: other_readings(
+            subject, subject.model, longest=subject.claimed, most=DOCUMENTS, seed=seed, on_event=on_event
+        ),
     )
     result = study.run(StudyConfig(style="pairs", seed=seed), out, Meter(), on_event=on_event)
     if result.stopped is not None:
         raise KeyboardInterrupt
     return result
-
-
-def _readings(subject: Subject, seed: int, on_event: Handler) -> tuple[Saturation | None, Positions | None]:
-    longest = subject.claimed - TARGETS
-    texts = held_out_texts(subject, (), subject.claimed, DOCUMENTS, on_event)
-    opening = subject.tokenizer.opening_id if subject.opens else None
-    loss = loss_saturation(subject.model, texts, longest=longest, opening=opening, seed=seed, on_event=on_event)
-    return loss, positions_in_training(subject, on_event)
 
 
 def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:

@@ -115,7 +115,7 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         (results.masks, "masks", masks.review_drawing),
         (results.next_token, "next_token", next_token.drawing),
         (results.lengths, "lengths", lengths.review_drawing),
-        (results.effective_context, "effective_context", effective_context.review_drawing),
+        (_has_loss(results), "effective_context", effective_context.review_drawing),
         (results.attention_cost, "attention_cost", attention_cost.review_drawing),
         (results.recall, "recall", recall.review_drawing),
         (results.schemes, "schemes", schemes.drawing),
@@ -127,6 +127,10 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         (results.stages, "stages", plots.stage_bars),
     )
     return ((name, draw) for measured, name, draw in drawings if measured)
+
+
+def _has_loss(results: ReviewResults) -> bool:
+    return results.effective_context is not None and results.effective_context.saturation is not None
 
 
 def _ranking(results: ReviewResults) -> list[tuple[Yardstick, bool]]:
