@@ -101,7 +101,7 @@ def main() -> None:
 
 def ours(subject: Subject, task: Task, given: argparse.Namespace) -> Measured:
     """The decision at this one length."""
-    from diptych.evaluation.context.journal import Journal
+    from diptych.evaluation.context.journal import open_journal
     from diptych.evaluation.context.ladder import LadderConfig
     from diptych.evaluation.context.local import LocalScorer
     from diptych.evaluation.context.measure import Bench, Meter, measure_task
@@ -109,7 +109,7 @@ def ours(subject: Subject, task: Task, given: argparse.Namespace) -> Measured:
     scorer = LocalScorer(subject.model)
     scorer.ask(task.context(task.shortest, 0))  # what runs first prepares kernels
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder), {"benchmark": "context_cost"})
+        journal = open_journal(Path(folder), {"benchmark": "context_cost"})
         bench = Bench(scorer=scorer, journal=journal, meter=Meter())
         config = LadderConfig(shortest=given.length, longest=given.length)
         measured = measure_task(task, given.style, config, bench)

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from diptych.core.events import Handler, Message, ignore
 from diptych.core.recipe import save_json
 from diptych.evaluation.context.cost import Estimate
-from diptych.evaluation.context.journal import Journal
+from diptych.evaluation.context.journal import open_journal
 from diptych.evaluation.context.ladder import LadderConfig, coarse_lengths
 from diptych.evaluation.context.measure import Bench, Meter, choose_style, first_length, measure_task
 from diptych.evaluation.context.result import RESULT, ContextResult, Positions, Saturation, TaskResult
@@ -68,7 +68,7 @@ class Study:
     def run(self, config: StudyConfig, out: Path, meter: Meter, *, on_event: Handler = ignore) -> ContextResult:
         """Measure all tasks, as far as the meter allows, and keep the result in `out`, whose answers are not asked for
         again."""
-        journal = Journal(out, self._settings(config))
+        journal = open_journal(out, self._settings(config))
         bench = Bench(
             scorer=self.scorer,
             journal=journal,

@@ -5,18 +5,15 @@ Every sample's score is a line of a file, written at once: what was stopped goes
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, final
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from diptych.core.events import Handler, Progressed, ignore
+from diptych.evaluation.context.kept_lines import KeptLines
 from diptych.evaluation.context.suites.sample import Cell, Suite, Table, check_task
 from diptych.evaluation.intervals import wilson
 
@@ -64,7 +61,9 @@ def run(
     for task in tasks:
         check_task(suite.name, suite.tasks, task)
         suite.sample(task, lengths[0], 0)  # what is too short is said before anything is asked
-    scores = _Scores(out, {**suite.settings, **settings})
+    scores = KeptLines(
+        out, Scored, lambda one: (one.task, one.length, one.index), settings={**suite.settings, **settings}
+    )
     try:
         for length in lengths:
             for number, (task, index) in enumerate((task, index) for task in tasks for index in range(samples)):
@@ -73,7 +72,7 @@ def run(
                 what = f"{suite.name} at {length:,} tokens"
                 on_event(Progressed(what=what, done=number + 1, total=len(tasks) * samples, unit="samples"))
     finally:
-        scores.file.close()
+        scores.close()
     asked = (kept for kept in scores.kept.values() if kept.index < samples)
     return tabulate(suite.name, asked, tasks, lengths)
 
@@ -131,57 +130,3 @@ def _mean(cells: Sequence[Cell]) -> Cell:
     up = math.hypot(*(cell.high - cell.mean for cell in cells)) / len(cells)
     n = sum(cell.n for cell in cells)
     return Cell(task=ALL, length=cells[0].length, n=n, mean=mean, low=mean - down, high=mean + up)
-
-
-_SCORED: TypeAdapter[Scored] = TypeAdapter(Scored)
-
-
-@final
-class _Scores:
-    """The scores in a file, the settings on its first line, and those that are added. A last line that was cut off in
-    writing is written anew."""
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; name a file for the scores")
-        self.path = path
-        self.kept: dict[tuple[str, int, int], Scored] = {}
-        wanted = json.loads(json.dumps({"kind": "settings", **settings}))
-        end = self._read(wanted) if path.is_file() else 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: IO[str] = path.open("r+" if path.is_file() else "w", encoding="utf-8")
-        self.file.seek(end)
-        self.file.truncate()
-        if end == 0:
-            self._write(wanted)
-
-    def _read(self, wanted: dict[str, Any]) -> int:
-        """Take in what is there; returns where new lines are written."""
-        lines, end = self.path.read_bytes().splitlines(keepends=True), 0
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                if number > 1:
-                    one = _SCORED.validate_json(line)
-                    self.kept[one.task, one.length, one.index] = one
-                elif json.loads(line) != wanted:
-                    raise ValueError(f"{self.path} holds scores of other settings; choose another file or delete it")
-            except (ValidationError, json.JSONDecodeError, UnicodeDecodeError):
-                if number == len(lines):
-                    break
-                raise ValueError(
-                    f"{self.path} is damaged in line {number}; delete that line and all after it to go on from there"
-                ) from None
-            end += len(line)
-        return end
-
-    def add(self, one: Scored) -> None:
-        """Keep a score, on the disk before anything else is asked."""
-        self.kept[one.task, one.length, one.index] = one
-        self._write(asdict(one))
-
-    def _write(self, values: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
