@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import tyro
 
@@ -17,6 +17,8 @@ from diptych.core.config import RECIPE
 
 if TYPE_CHECKING:
     from diptych.evaluation.comparison import ComparisonConfig, ComparisonResult, Reservation, TrainedRun
+
+R = TypeVar("R")
 
 DESCRIPTION = """Put runs of autoregression and of text diffusion side by side: what differs in their training, bits per
 byte of the same held-out rows, held-out loss against compute and epochs, and speed and quality of what they write.
@@ -73,20 +75,30 @@ def main(arguments: list[str]) -> int:
         return compare_images(arguments)
     options = parse(Options, arguments, "compare", DESCRIPTION)
     config = configured(options)
-    from diptych.report.comparison import COMPARISON, Comparison
+    from diptych.report.comparison import Comparison
     from diptych.training.distributed import choose_device
+
+    def measure(console: ConsoleHandler) -> ComparisonResult:
+        return Comparison(config, options.out, choose_device(options.device), console).run()
+
+    return show(measure, _tables, options.out, as_json=options.json)
+
+
+def show(measure: Callable[[ConsoleHandler], R], tables: Callable[[R], None], out: Path, *, as_json: bool) -> int:
+    """Measure, and print the tables or one JSON object of the result, a dataclass; 130 where interrupted."""
+    from diptych.report.comparison import COMPARISON
 
     try:
         with ConsoleHandler() as console:
-            result = Comparison(config, options.out, choose_device(options.device), console).run()
+            result = measure(console)
     except KeyboardInterrupt:
         print("\nthe same command goes on from here", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(asdict(result)))
+    if as_json:
+        print(json.dumps(asdict(result)))  # type: ignore[call-overload]
         return 0
-    _tables(result)
-    print(f"{options.out / COMPARISON}  {options.out / 'index.html'}")
+    tables(result)
+    print(f"{out / COMPARISON}  {out / 'index.html'}")
     return 0
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from diptych.cli.common import parse
-from diptych.cli.compare import table, training_table
+from diptych.cli.compare import show, table, training_table
 from diptych.cli.console import ConsoleHandler
 
 if TYPE_CHECKING:
@@ -27,8 +25,8 @@ RUN is the folder of a run; train them on the same images, a network over patche
 examples:
   diptych train recipes/pixels-autoregressive.toml
   diptych train recipes/pixels-masked.toml
-  diptych train recipes/digits.toml --model.patches.n-classes 0
-  diptych compare runs/pixels-autoregressive runs/pixels-masked runs/digits
+  diptych train recipes/pixels-gaussian.toml
+  diptych compare runs/pixels-autoregressive runs/pixels-masked runs/pixels-gaussian
 """
 
 
@@ -74,22 +72,13 @@ def main(arguments: list[str]) -> int:
     """Parse, measure, write, print; 130 where interrupted."""
     options = parse(Options, arguments, "compare", DESCRIPTION)
     config = configured(options)
-    from diptych.report.comparison import COMPARISON
     from diptych.report.image_comparison import ImageComparison
     from diptych.training.distributed import choose_device
 
-    try:
-        with ConsoleHandler() as console:
-            result = ImageComparison(config, options.out, choose_device(options.device), console).run()
-    except KeyboardInterrupt:
-        print("\nthe same command goes on from here", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(asdict(result)))
-        return 0
-    _tables(result)
-    print(f"{options.out / COMPARISON}  {options.out / 'index.html'}")
-    return 0
+    def measure(console: ConsoleHandler) -> ImageComparisonResult:
+        return ImageComparison(config, options.out, choose_device(options.device), console).run()
+
+    return show(measure, _tables, options.out, as_json=options.json)
 
 
 def configured(options: Options) -> ImageComparisonConfig:
