@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from diptych.core.events import Handler
+from diptych.core.events import Handler, Message
 from diptych.evaluation.context.local import LocalScorer
 from diptych.evaluation.context.measure import Meter
 from diptych.evaluation.context.readings import other_readings
@@ -20,8 +20,8 @@ DOCUMENTS = 32
 """Held-out documents for the loss by context."""
 
 
-def measure_effective_context(run: Path, out: Path, seed: int, on_event: Handler) -> ContextResult:
-    """Ask the model of a run folder, keeping its answers in `out`. Raises KeyboardInterrupt where that ends."""
+def context_study(run: Path, seed: int, on_event: Handler) -> Study | None:
+    """The model of a run folder, ready to be asked; None where its context cannot hold what is asked, which is said."""
     subject = open_subject(run)
     study = Study(
         name="The review's model",
@@ -36,10 +36,24 @@ def measure_effective_context(run: Path, out: Path, seed: int, on_event: Handler
             subject, subject.model, longest=subject.claimed, most=DOCUMENTS, seed=seed, on_event=on_event
         ),
     )
-    result = study.run(StudyConfig(style="pairs", seed=seed), out, Meter(), on_event=on_event)
+    try:
+        study.example(_asked(seed))
+    except ValueError as error:
+        on_event(Message(text=f"the effective context length is left out: {error}"))
+        return None
+    return study
+
+
+def measure_effective_context(study: Study, out: Path, seed: int, on_event: Handler) -> ContextResult:
+    """Ask it, keeping its answers in `out`. Raises KeyboardInterrupt where that ends."""
+    result = study.run(_asked(seed), out, Meter(), on_event=on_event)
     if result.stopped is not None:
         raise KeyboardInterrupt
     return result
+
+
+def _asked(seed: int) -> StudyConfig:
+    return StudyConfig(style="pairs", seed=seed)
 
 
 def review_drawing(results: ReviewResults, *, narrow: bool = False) -> Figure:

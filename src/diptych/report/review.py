@@ -31,7 +31,7 @@ from diptych.evaluation.stability import StabilityResult, review_stability_confi
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
 from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
-from diptych.report.effective_context import measure_effective_context
+from diptych.report.effective_context import context_study, measure_effective_context
 from diptych.report.image_diffusion import can_learn_images, image_run, measure_image_diffusion
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
@@ -164,7 +164,7 @@ class Review:
         masks = self.stage("masks", tuple[MaskWork, ...], self._masks)
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
-        effective_context = self.stage("effective-context", ContextResult, lambda: self._context(experiment))
+        effective_context = self._context(experiment)
         image_diffusion = self._image_diffusion(world)
         paradigms = self._paradigms(world)
         training, held, mfu = read_curves(experiment.out / METRICS)
@@ -264,8 +264,15 @@ class Review:
         name = "recall-memory" if memory else "recall-window"
         return self.stage(name, measured.RecallResult, lambda: measure_recall(run, world, self.on_event))
 
-    def _context(self, experiment: Experiment) -> ContextResult:
-        return measure_effective_context(experiment.out, self.out / "effective-context", self.seed, self.on_event)
+    def _context(self, experiment: Experiment) -> ContextResult | None:
+        study, out = context_study(experiment.out, self.seed, self.on_event), self.out / "effective-context"
+        if study is None:
+            return None
+        return self.stage(
+            "effective-context",
+            ContextResult,
+            lambda: measure_effective_context(study, out, self.seed, self.on_event),
+        )
 
     def _image_diffusion(self, world: World) -> measured.ImageDiffusionResult | None:
         if not can_learn_images():
