@@ -96,6 +96,21 @@ def test_what_is_too_large_to_decide_beforehand_is_decided_piece_by_piece(monkey
     _compare(parse_mask("causal & (window(32) | strided(32))"), _inputs(320))
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_blocks_that_are_allowed_whole_stand_apart_from_those_that_a_mask_decides(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_sparse, "MASK_COST", block_sparse.PIECE_COST)  # one block is worth a piece
+    mask = parse_mask(text)
+    _compare(mask, _inputs(320))
+    for piece in block_sparse._in_order(mask, 320, 320, 0):
+        keys = torch.arange(320)[piece.keys].view(-1, 64)
+        blocks = mask.allowed(torch.arange(320)[None, piece.rows, None], keys.flatten()[None, None]).unflatten(
+            2, (-1, 64)
+        )
+        assert blocks.all() if piece.mask is None else not blocks.all(3).all(1).any()
+
+
 def test_rows_that_may_attend_to_nothing_are_zero_and_harm_no_gradient() -> None:
     query, key, value = inputs = _inputs(200)
     mask = parse_mask("causal & window(16)") & Keys(torch.tensor([100, 200]))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
+from weakref import finalize
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diptych.core.config import PositionScheme
 from diptych.nn.block_sparse import spans
@@ -175,6 +180,53 @@ def test_long_texts_are_cut_into_pieces_and_give_the_same(name: str) -> None:
     table = [[told(name, int(i), j) for j in range(n)] for i in rows]
     expected = by_pairs(query[:, :, rows], key, value, table)
     torch.testing.assert_close(parts.attend(query, key, value)[:, :, rows], expected, rtol=0, atol=1e-12)
+
+
+LONG = {
+    "string": lambda n: PositionScheme(kind="string", shift=n // 3, window=128),
+    "rerope": lambda n: PositionScheme(kind="rerope", window=n // 2),
+    "self_extend": lambda n: PositionScheme(kind="self_extend", window=n // 4, group=8),
+    "dca": lambda n: PositionScheme(kind="dca", chunk=3 * n // 8, window=n // 8, length=n // 2),
+    "streaming": lambda n: PositionScheme(kind="streaming", sinks=4, window=n // 2),
+}
+"""Schemes whose widths are a share of the text, as `diptych.core.context_extension` derives them."""
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make and that are still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for storage in (x.untyped_storage() for x in tree_leaves(made) if isinstance(x, Tensor)):
+            if storage._cdata not in self.alive:
+                self.alive[storage._cdata] = storage.nbytes()
+                finalize(storage, self.alive.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return made
+
+
+def peak_of_long_text(name: str, n: int) -> int:
+    """Bytes that stand at most while n tokens are read by one head, masks included."""
+    query, key, value = (torch.zeros(1, 1, n, D) for _ in range(3))
+    turn = partial(rotation, frequencies=FREQUENCIES.float(), dtype=torch.float32)
+    with torch.inference_mode(), Peak() as seen:
+        near_far(Causal(), LONG[name](n), turn, queries=n, keys=n, offset=0).attend(query, key, value)
+    return seen.peak
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_memory_of_a_long_text_grows_in_line_with_it(name: str) -> None:
+    """From twice the tokens no more than twice the bytes, where masks of near and far would take four times."""
+    shorter, longer = (peak_of_long_text(name, n) for n in (4096, 8192))
+    assert longer >= 8192 * 6 * D * 4  # rotated queries and keys, cosines and sines of both, are seen
+    assert longer <= 2.2 * shorter
 
 
 def test_bounds_of_chunks_are_those_of_their_pairs() -> None:

@@ -35,6 +35,10 @@ MOST_ROWS = 512
 PIECE_COST = 8192
 """What a piece costs besides its scores, in scores."""
 
+MASK_COST = 1 / 16
+"""What reading a mask costs, as a share of the scores under it: blocks that are allowed whole become a piece of their
+own, without a mask, where that saves more than the piece costs. So no mask is kept whose memory would grow with n^2."""
+
 MOST_DECIDED = 1 << 27
 """Pairs at most for which a mask is asked when the work is cut; beyond, every piece asks when it is computed."""
 
@@ -144,13 +148,21 @@ def cut(mask: Mask, *, queries: int, keys: int, offset: int) -> Pieces:
     In the order of positions; or, where a part of the mask looks whole strides away, that part with the positions of
     one remainder together, and the rest in the order of positions (O(n^2 / stride) and the rest, instead of O(n^2)).
     """
-    plans = [(True, _in_order(mask, queries, keys, offset))]
+    plans = [_in_order(mask, queries, keys, offset)]
     for others, strided in _strided_parts(mask):
         rest = () if others is None else _in_order(others, queries, keys, offset)
-        plans.append((others is None, (*rest, *_by_remainder(strided, others, queries, keys, offset))))
-    found = [Pieces(pieces, mask, queries, keys, offset, once) for once, pieces in plans]
+        plans.append((*rest, *_by_remainder(strided, others, queries, keys, offset)))
+    found = [Pieces(pieces, mask, queries, keys, offset, _once(pieces, queries)) for pieces in plans]
     best = min(found, key=lambda plan: plan.cost)
     return replace(best, pieces=_trimmed(best.pieces, offset))
+
+
+def _once(pieces: tuple[Piece, ...], queries: int) -> bool:
+    """Whether no row lies in two pieces."""
+    times = np.zeros(queries, dtype=np.int64)
+    for piece in pieces:
+        times[piece.rows] += 1
+    return bool((times <= 1).all())
 
 
 def _trimmed(pieces: tuple[Piece, ...], offset: int) -> tuple[Piece, ...]:
@@ -207,8 +219,12 @@ def _in_order(mask: Mask, queries: int, keys: int, offset: int) -> tuple[Piece, 
         needed = np.flatnonzero(some[start])
         if len(needed):
             rows = slice(start * BLOCK, min(stop * BLOCK, queries))
-            whole = bool(every[start:stop, needed].all())
-            pieces.append(Piece(rows, _places(needed, keys), None if whole else mask))
+            whole = every[start:stop, needed].all(0)
+            if whole.all() or MASK_COST * int(whole.sum()) * BLOCK * _count(rows) > PIECE_COST:
+                pieces.append(Piece(rows, _places(needed[whole], keys), None))
+                needed = needed[~whole]
+            if len(needed):
+                pieces.append(Piece(rows, _places(needed, keys), mask))
         start = stop
     return tuple(pieces)
 
