@@ -108,3 +108,16 @@ RESULT = ContextResult(
     saturation=SATURATION,
     positions=POSITIONS,
 )
+NONE = dataclasses.replace(TASK, state="none", passed=None, failed=256, cells=cells(60, (256,)), contexts=31)
+OPEN = dataclasses.replace(TASK, state="undecided", passed=512, failed=2048, cells=cells(1100, (256, 512, 2048)))
+EMPTY = dataclasses.replace(
+    TASK, state="undecided", passed=None, failed=None, cells=(), distances=(), distance=None, reuse=None, contexts=0
+)
+STOPPED = dataclasses.replace(
+    RESULT,
+    extension="yarn 4",
+    claimed=8192,
+    tasks=(OPEN, EMPTY),
+    saturation=None,
+    stopped="the device ran out of memory",
+)

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.context_results import RESULT
+import torch
+from tests.context_results import RESULT, TASK
 
-from diptych.core.config import RunConfig
+from diptych.checkpoints.run_folder import save_weights
+from diptych.core.config import RecallConfig, RunConfig, TransformerConfig
 from diptych.data.images import ImageSet
 from diptych.data.lengths import CorpusLengths, measure_lengths
+from diptych.data.recall import recall_tokenizer
 from diptych.data.sources import Document
 from diptych.evaluation import diffusion_likelihood, image_classifier
 from diptych.evaluation.attention_cost import CostCell, CostConfig, CostResult
@@ -22,6 +25,7 @@ from diptych.evaluation.compare_curves import Curve, HeldoutAt, Overtaking
 from diptych.evaluation.compare_generation import HELD_OUT, GenerationScore
 from diptych.evaluation.compare_likelihood import Estimate, HeldoutScore
 from diptych.evaluation.comparison import ComparisonConfig, ComparisonResult, TextOf, TrainedRun
+from diptych.evaluation.context.result import AtThreshold
 from diptych.evaluation.diffusion_likelihood import ImageScore
 from diptych.evaluation.image_quality import ImageQuality, Measure
 from diptych.evaluation.mask_work import mask_work
@@ -29,6 +33,7 @@ from diptych.evaluation.recall import RecallScore
 from diptych.evaluation.stability import InitialGradients, StabilityConfig, StabilityResult, StabilityRun
 from diptych.evaluation.translation import TranslationScore
 from diptych.evaluation.yardsticks import Yardstick
+from diptych.models.network import build_network, initialize
 from diptych.report import image_diffusion, paradigms
 from diptych.report.image_diffusion import image_run
 from diptych.report.images import encoded
@@ -296,6 +301,25 @@ def tiny_paradigms() -> Callable[[pytest.MonkeyPatch, Path], Callable[[Path, int
 
 
 @pytest.fixture
+def tiny_pretrained(tmp_path: Path) -> Callable[[int], Path]:
+    """Makes a folder of random weights whose model claims so many tokens, and whose tokenizer can put a question."""
+
+    def make(length: int) -> Path:
+        tokenizer = recall_tokenizer(RecallConfig(n_keys=40, n_values=40))
+        config = TransformerConfig(
+            vocab_size=tokenizer.vocab_size, d_model=16, n_layers=1, n_heads=2, max_length=length
+        )
+        model = build_network(config)
+        initialize(model, torch.Generator().manual_seed(0))
+        folder = tmp_path / "elsewhere"
+        save_weights(dict(model.named_parameters()), config, folder)
+        tokenizer.save(folder / "tokenizer.json")
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def full() -> ReviewResults:
     return ReviewResults(
         version="0.1.0",
@@ -356,6 +380,15 @@ def full() -> ReviewResults:
         attention_cost=_attention_cost(),
         recall=_recall(),
         effective_context=RESULT,
+        pretrained_context=dataclasses.replace(
+            RESULT,
+            tasks=(dataclasses.replace(TASK, thresholds=(AtThreshold(tau=0.5, passed=1218, failed=2048),)),),
+            model="pretrained.gguf",
+            claimed=8192,
+            saturation=None,
+            positions=None,
+            stopped="the budget is spent",
+        ),
         image_diffusion=_image_diffusion(),
         paradigms=_paradigms(),
         score=Score(nats=1.25 * math.log(2) * 1_000_000, n_tokens=290_000, n_bytes=1_000_000),

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from diptych.cli.main import main
 from diptych.core.config import DataConfig, RunConfig, TokenizerConfig, TrainConfig, TransformerConfig
-from diptych.core.events import Event, Started, Stepped
+from diptych.core.events import Event, Started, Stepped, ignore
 from diptych.evaluation.attention_cost import CostConfig
 from diptych.evaluation.attention_layers import LayerSize
 from diptych.evaluation.stability import StabilityConfig
 from diptych.evaluation.translation import numbers_run
 from diptych.report import review
+from diptych.report.effective_context import pretrained_study
 from diptych.report.recall import recall_run
 from diptych.report.results import ParadigmsResult, load_results
 
@@ -146,19 +148,25 @@ def test_an_interrupted_review_goes_on_to_the_same_figures(tmp_path: Path) -> No
     assert 'id="lengths"' in whole.read_text()
 
 
-def test_a_finished_review_is_only_drawn_again(tmp_path: Path) -> None:
-    make(tmp_path / "r").run()
-    before = json.loads((tmp_path / "r" / "results.json").read_text())
+def test_a_finished_review_is_only_drawn_again(tmp_path: Path, tiny_pretrained: Callable[[int], Path]) -> None:
+    out, elsewhere = tmp_path / "r", tiny_pretrained(256)
+    assert main(["review", "--out", str(out), "--budget", "30s", "--seed", "1", "--pretrained", str(elsewhere)]) == 0
+    before = json.loads((out / "results.json").read_text())
+    (task,) = before["pretrained_context"]["tasks"]
+    assert (before["pretrained_context"]["model"], task["task"], task["state"]) == ("elsewhere", "single_key", "none")
+    assert "elsewhere, single key: effective context length none" in (out / "index.html").read_text()
     steps: list[Event] = []
-    make(tmp_path / "r", lambda event: steps.append(event) if isinstance(event, Stepped) else None).run()
-    after = json.loads((tmp_path / "r" / "results.json").read_text())
+    later = {"pretrained": pretrained_study(elsewhere, 1, ignore), "command": before["command"]}
+    make(out, lambda event: steps.append(event) if isinstance(event, Stepped) else None, **later).run()
+    after = json.loads((out / "results.json").read_text())
     assert not steps
     assert {**before, "created": "", "machine": ""} == {**after, "created": "", "machine": ""}
 
 
-def test_a_review_of_another_budget_is_refused(tmp_path: Path) -> None:
+def test_a_review_of_another_budget_is_refused(tmp_path: Path, tiny_pretrained: Callable[[int], Path]) -> None:
     make(tmp_path / "r")
-    for changes in ({"budget_seconds": 60.0}, {"seed": 2}):
+    pretrained = pretrained_study(tiny_pretrained(256), 1, ignore)
+    for changes in ({"budget_seconds": 60.0}, {"seed": 2}, {"pretrained": pretrained}):
         with pytest.raises(ValueError, match="a review of other settings"):
             make(tmp_path / "r", **changes)
 

@@ -27,6 +27,8 @@ from diptych.report.results import ReviewResults, Score
         (words.duration(59.6), "1 min"),
         (words.duration(243), "4 min 3 s"),
         (words.duration(7260), "2 h 1 min"),
+        (words.ending("runs/small", 10), "runs/small"),
+        (words.ending("runs/small + yarn", 10), "…ll + yarn"),
         (words.percent(0.523), "52 %"),
         (words.percent(0.0996), "10 %"),
         (words.percent(0.01), "1.0 %"),

@@ -35,6 +35,7 @@ examples:
   diptych context SmolLM2-135M-Instruct.gguf --extend yarn:factor=2 string --longest 16384
   diptych context http://localhost:8000/v1 --name my-model --longest 32768
   diptych context model.gguf --suite ruler --lengths 4096 8192 --samples 50
+  diptych context http://localhost:8000/v1 --name my-model --suite ruler
 """
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -55,7 +56,8 @@ class Options:
     style: Literal["auto", "pairs", "sentences", "question"] = "auto"
     """How it is worded; `auto` takes what the model answers best at the shortest length, in contexts of their own."""
     answers: Literal["likelihood", "written"] = "likelihood"
-    """Rank the answers by their likelihood, or read what a chat model writes."""
+    """Rank the answers by their likelihood, or read what a chat model writes; a suite's prompts become its messages
+    then."""
     shortest: int | None = None
     """First length in tokens; None: what the task needs."""
     longest: int | None = None
@@ -67,6 +69,8 @@ class Options:
     """Score, corrected for chance, at which a depth passes."""
     confidence: float = 0.95
     """Of the lower end of the bracket, and of the upper one, each for itself."""
+    contexts: int = 120
+    """Contexts of one length at most, each asking about every fifth; what so many do not decide is undecided."""
     budget: str | None = None
     """Stop after so much, with the bracket that is known then: 10m, 90s, or 200000tok."""
     loss_length: int = 1024
@@ -76,7 +80,7 @@ class Options:
     suite: Literal["own", "ruler", "babilong"] = "own"
     """Another measure instead, as its authors define it: RULER's 13 tasks, or BABILong's first five."""
     lengths: tuple[int, ...] = (4096,)
-    """Lengths of a suite."""
+    """Lengths of a suite, in tokens; what is generated counts into them, and so does a chat template."""
     samples: int = 100
     """Samples of each task of a suite at each length; RULER takes 500."""
     name: str | None = None
@@ -100,7 +104,7 @@ def main(arguments: list[str]) -> int:
 
         return run_suite(options)
     config, meter = configured(options), budget(options.budget)
-    from diptych.evaluation.context.result import load_result, sentence
+    from diptych.evaluation.context.result import load_result, sentence, threshold_words
     from diptych.report.context import write_context_report
 
     others = [load_result(folder) for folder in options.beside]
@@ -117,6 +121,8 @@ def main(arguments: list[str]) -> int:
         for result in results:
             for task in result.tasks:
                 print(sentence(result, task))
+                if more := threshold_words(task):
+                    print(more)
         print(page)
     if stopped := results[-1].stopped:
         print(stopped, file=sys.stderr)
@@ -135,6 +141,7 @@ def configured(options: Options) -> StudyConfig:
         longest=options.longest,
         tau=options.tau,
         alpha=1.0 - options.confidence,
+        max_rounds=options.contexts,
         seed=options.seed,
     )
 
@@ -190,31 +197,14 @@ def _subject(options: Options) -> Subject:
 
 
 def _local(options: Options, subject: Subject, model: LanguageModel, text: str | None, console: Handler) -> Study:
-    from diptych.evaluation.context.generation import GenerationScorer
-    from diptych.evaluation.context.local import LocalScorer
+    from diptych.evaluation.context.local_study import local_study
     from diptych.evaluation.context.readings import other_readings
-    from diptych.evaluation.context.study import Study
-    from diptych.evaluation.context.types import Scorer
-    from diptych.tokenizers.chat import template_of
 
-    scorer: Scorer = LocalScorer(model)
-    overhead = 0
-    if options.answers == "written":
-        if subject.chat_template is None:
-            raise ValueError(f"{options.model} has no chat template; leave out --answers written")
-        template = template_of(subject.tokenizer, subject.chat_template)
-        scorer = writer = GenerationScorer(model, subject.tokenizer, template, stop_ids=subject.stop_ids)
-        overhead = writer.overhead
-    return Study(
-        name=subject.name,
-        extension=text,
-        claimed=subject.claimed,
-        reach=model.config.max_length,
-        tokenizer=subject.tokenizer,
-        opens=subject.opens and not overhead,
-        scorer=scorer,
-        fingerprint=f"{subject.fingerprint} {options.answers}",
-        overhead=overhead,
+    return local_study(
+        subject,
+        model,
+        text,
+        answers=options.answers,
         readings=lambda: other_readings(
             subject,
             model,

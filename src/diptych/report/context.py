@@ -13,8 +13,7 @@ from markupsafe import Markup
 from diptych import __version__
 from diptych.core.files import write_text
 from diptych.evaluation.context.result import Cell, ContextResult, TaskResult, sentence
-from diptych.report import context_drawings as drawings
-from diptych.report import words
+from diptych.report import context_brackets, context_curves, context_map, context_words, words
 from diptych.report.environment import page_environment
 from diptych.report.plots import save_png, svg
 
@@ -44,12 +43,12 @@ def context_page(results: Sequence[ContextResult]) -> str:
             sentence=sentence,
             taus=words.listing([f"{tau:g}" for tau in sorted({result.tau for result in results})]),
             rows=cell_rows,
-            depth_names=drawings.depth_names,
-            task_name=drawings.task_name,
-            bracket=drawings.bracket_words,
+            depth_names=context_words.depth_names,
+            task_name=context_words.task_name,
+            bracket=context_words.bracket_words,
             ratio=ratio_words,
-            distance=drawings.distance_words,
-            saturation=drawings.saturation_words,
+            distance=context_words.distance_words,
+            saturation=context_words.saturation_words,
         )
     )
     return words.readable(html)
@@ -71,17 +70,17 @@ def write_context_report(results: Sequence[ContextResult], folder: Path) -> Path
 def context_figures(results: Sequence[ContextResult]) -> Iterator[tuple[str, Drawing]]:
     """Name and function (keyword `narrow`) of every drawing that these results allow."""
     if any(result.tasks for result in results):
-        yield "brackets", partial(drawings.brackets, results)
+        yield "brackets", partial(context_brackets.brackets, results)
     if len(results) > 1 and any(task.cells for result in results for task in result.tasks):
-        yield "worst-depth", partial(drawings.worst_depths, results)
+        yield "worst-depth", partial(context_brackets.worst_depths, results)
     for i, result in enumerate(results):
         for j, task in enumerate(result.tasks):
             if task.cells:
-                yield task_figure(i, j, task, "depths"), partial(drawings.depth_map, result, task)
+                yield task_figure(i, j, task, "depths"), partial(context_map.depth_map, result, task)
             if task.distances:
-                yield task_figure(i, j, task, "distance"), partial(drawings.distance_curve, result, task)
+                yield task_figure(i, j, task, "distance"), partial(context_curves.distance_curve, result, task)
         if result.saturation is not None and result.saturation.lengths:
-            yield f"{i + 1}-loss", partial(drawings.loss_curves, result)
+            yield f"{i + 1}-loss", partial(context_curves.loss_curves, result)
 
 
 def task_figure(result: int, task: int, of: TaskResult, kind: str) -> str:
@@ -92,8 +91,8 @@ def task_figure(result: int, task: int, of: TaskResult, kind: str) -> str:
 def cell_rows(task: TaskResult) -> list[tuple[int, list[Cell | None], float]]:
     """Each length with its cells, the farthest depth first and None where nothing was asked, and its worst score."""
     cells = {(cell.length, cell.depth): cell for cell in task.cells}
-    depths = range(len(drawings.depth_names(task)))
-    worst = drawings.worst_scores(task)
+    depths = range(len(context_words.depth_names(task)))
+    worst = context_words.worst_scores(task)
     return [(n, [cells.get((n, depth)) for depth in depths], score) for n, score in worst.items()]
 
 

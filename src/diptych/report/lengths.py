@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from diptych.data.lengths import PUBLISHED, CorpusLengths, LengthDistribution, RelativePositions
 from diptych.report.plots import PALETTE, style
 from diptych.report.results import ReviewResults
-from diptych.report.words import number, percent, size
+from diptych.report.words import ending, number, percent, size
 
 _ROW, _LINE, _REST = 1.25, 0.2, 0.75
 """Inches of a corpus's row, of a published value's line, and of the axis with its label."""
@@ -99,7 +99,7 @@ def _draw_histogram(axes: Axes, corpus: CorpusLengths) -> None:
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
     partial = "" if corpus.complete else " (partial)"
-    axes.set_title(f"{_cut(corpus.name, 26)}{partial}", loc="left", fontsize=9, color=PALETTE["ink"])
+    axes.set_title(f"{ending(corpus.name, 26)}{partial}", loc="left", fontsize=9, color=PALETTE["ink"])
     about = f"{number(corpus.documents)} documents, median {size(lengths.median)}"
     axes.set_title(about, loc="right", fontsize=8, color=PALETTE["muted"])
 
@@ -153,7 +153,3 @@ def _draw_frequency(axes: Axes, positions: RelativePositions) -> None:
     axes.set_axisbelow(True)
     title = f"f(i)/f(0): {percent(positions.near_share)} of pairs under L/2"
     axes.set_title(title, loc="left", fontsize=8, color=PALETTE["muted"])
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else "…" + text[1 - width :]

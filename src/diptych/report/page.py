@@ -54,7 +54,12 @@ SECTIONS: Final = (
     Section("generation", "2.3", "Autoregressive generation", lambda r: bool(r.next_token)),
     Section("samples", "2.3", "Texts it wrote", lambda r: bool(r.samples)),
     Section("lengths", "2.4", "Length of training documents", lambda r: bool(r.lengths)),
-    Section("effective_context", "2.4", "Effective context length", lambda r: r.effective_context is not None),
+    Section(
+        "effective_context",
+        "2.4",
+        "Effective context length",
+        lambda r: r.effective_context is not None or r.pretrained_context is not None,
+    ),
     Section("attention", "2.4.2", "Efficient attention and memory", lambda r: r.attention_cost is not None),
     Section("tokenization", "2.5", "Tokenization", lambda r: r.tokenizer is not None),
     Section("forward", "3.1", "The forward process of diffusion", lambda r: r.image_diffusion is not None),
@@ -109,13 +114,17 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         translation,
     )
 
+    own, pretrained = results.effective_context, results.pretrained_context
     drawings: tuple[tuple[object, str, Drawing], ...] = (
         (results.translation, "translation", translation.drawing),
         (results.stability, "stability", stability.review_drawing),
         (results.masks, "masks", masks.review_drawing),
         (results.next_token, "next_token", next_token.drawing),
         (results.lengths, "lengths", lengths.review_drawing),
-        (_has_loss(results), "effective_context", effective_context.review_drawing),
+        (own and own.saturation, "effective_context", effective_context.loss_drawing),
+        (own and own.positions and own.tasks[0].distances, "training_distances", effective_context.training_drawing),
+        (pretrained and pretrained.tasks[0].cells, "pretrained_depths", effective_context.pretrained_map),
+        (pretrained and pretrained.tasks[0].distances, "pretrained_distances", effective_context.pretrained_distances),
         (results.attention_cost, "attention_cost", attention_cost.review_drawing),
         (results.recall, "recall", recall.review_drawing),
         (results.schemes, "schemes", schemes.drawing),
@@ -127,10 +136,6 @@ def _drawings(results: ReviewResults) -> Iterator[tuple[str, Drawing]]:
         (results.stages, "stages", plots.stage_bars),
     )
     return ((name, draw) for measured, name, draw in drawings if measured)
-
-
-def _has_loss(results: ReviewResults) -> bool:
-    return results.effective_context is not None and results.effective_context.saturation is not None
 
 
 def _ranking(results: ReviewResults) -> list[tuple[Yardstick, bool]]:
@@ -175,6 +180,12 @@ def _context_sentence(result: ContextResult, task: TaskResult) -> str:
     return sentence(result, task)
 
 
+def _threshold_words(task: TaskResult) -> str:
+    from diptych.evaluation.context.result import threshold_words
+
+    return threshold_words(task)
+
+
 @cache
 def _environment() -> Environment:
     environment = page_environment()
@@ -184,4 +195,5 @@ def _environment() -> Environment:
     environment.globals["published_gaps"] = PUBLISHED_GAPS
     environment.globals["overtaking"] = _overtaking
     environment.globals["context_sentence"] = _context_sentence
+    environment.globals["threshold_words"] = _threshold_words
     return environment

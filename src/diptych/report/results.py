@@ -332,6 +332,8 @@ class ReviewResults:
     attention_cost: CostResult | None = None
     recall: tuple[RecallResult, ...] = ()
     effective_context: ContextResult | None = None
+    pretrained_context: ContextResult | None = None
+    """Of a model that was trained elsewhere."""
     image_diffusion: ImageDiffusionResult | None = None
     paradigms: ParadigmsResult | None = None
     training: tuple[CurvePoint, ...] = ()

@@ -24,6 +24,7 @@ from diptych.data.lengths import CONTEXT, CorpusLengths, measure_lengths
 from diptych.data.sources import read_documents
 from diptych.evaluation.attention_cost import CostResult, measure_cost, review_cost_config
 from diptych.evaluation.context.result import ContextResult
+from diptych.evaluation.context.study import Study
 from diptych.evaluation.likelihood import score_store
 from diptych.evaluation.mask_work import REVIEWED, MaskWork, mask_work
 from diptych.evaluation.ngram import NGram
@@ -31,7 +32,7 @@ from diptych.evaluation.stability import StabilityResult, review_stability_confi
 from diptych.evaluation.yardsticks import Yardstick, compress_yardsticks, likelihood_yardstick
 from diptych.models.cost import parameters_by_part
 from diptych.report import results as measured
-from diptych.report.effective_context import context_study, measure_effective_context
+from diptych.report.effective_context import context_study, measure_effective_context, measure_pretrained_context
 from diptych.report.image_diffusion import can_learn_images, image_run, measure_image_diffusion
 from diptych.report.next_token import next_token_steps
 from diptych.report.page import render
@@ -97,14 +98,25 @@ def review_run(out: Path, seed: int) -> RunConfig:
 
 
 class Review:
-    """One review in the folder `out`; `run` makes whatever of it is not there yet."""
+    """One review in the folder `out`; `run` makes whatever of it is not there yet. pretrained: a model whose context is
+    measured besides, as `pretrained_study` opens it; not within the budget."""
 
     def __init__(
-        self, out: Path, *, budget_seconds: float, seed: int, command: str, on_event: Handler = ignore
+        self,
+        out: Path,
+        *,
+        budget_seconds: float,
+        seed: int,
+        command: str,
+        pretrained: Study | None = None,
+        on_event: Handler = ignore,
     ) -> None:
         self.out, self.budget, self.seed = out, budget_seconds, seed
-        self.command, self.on_event = command, on_event
-        self.stages = Stages(out, {"budget_seconds": budget_seconds, "seed": seed}, "review")
+        self.command, self.pretrained, self.on_event = command, pretrained, on_event
+        settings: dict[str, Any] = {"budget_seconds": budget_seconds, "seed": seed}
+        if pretrained is not None:
+            settings["pretrained"] = f"{pretrained.name} {pretrained.fingerprint}"
+        self.stages = Stages(out, settings, "review")
         self.stage = self.stages.stage
 
     def run(self) -> Path | None:
@@ -165,6 +177,7 @@ class Review:
         attention_cost = self.stage("attention-cost", CostResult, self._attention_cost)
         recall = tuple(self._recall(world, memory=memory) for memory in (False, True))
         effective_context = self._context(experiment)
+        pretrained_context = self._pretrained_context()
         image_diffusion = self._image_diffusion(world)
         paradigms = self._paradigms(world)
         training, held, mfu = read_curves(experiment.out / METRICS)
@@ -188,6 +201,7 @@ class Review:
             attention_cost=attention_cost,
             recall=recall,
             effective_context=effective_context,
+            pretrained_context=pretrained_context,
             image_diffusion=image_diffusion,
             paradigms=paradigms,
             training=training,
@@ -272,6 +286,16 @@ class Review:
             "effective-context",
             ContextResult,
             lambda: measure_effective_context(study, out, self.seed, self.on_event),
+        )
+
+    def _pretrained_context(self) -> ContextResult | None:
+        study, name = self.pretrained, "pretrained-context"
+        if study is None:
+            return None
+        return self.stage(
+            name,
+            ContextResult,
+            lambda: measure_pretrained_context(study, self.out / name, self.seed, self.on_event),
         )
 
     def _image_diffusion(self, world: World) -> measured.ImageDiffusionResult | None:

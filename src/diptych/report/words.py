@@ -81,6 +81,11 @@ def visible(token: bytes | str) -> str:
     return text.translate(_CONTROLS | _PICTURES)
 
 
+def ending(text: str, width: int) -> str:
+    """The end of a name that is too long, at most `width` signs: it tells a model's files and extensions apart."""
+    return text if len(text) <= width else "…" + text[1 - width :]
+
+
 def summary(results: ReviewResults) -> str:
     """One paragraph with the figures that matter, of those that were measured; empty if there are none."""
     learned = _learned(results)

@@ -9,10 +9,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.evaluation.context.http_oracle import Oracle
 
 from diptych.evaluation.context.endpoint import EndpointScorer
 from diptych.evaluation.context.stand_in import StandInTokenizer
@@ -51,37 +51,12 @@ def oracle(prompt: str, window: int) -> str:
     return found[-1] if found else "nothing"
 
 
-class Server:
-    """Answers in one of `FORMS`; `before(path, body)` may give (status, text) instead. `bodies` are what was asked."""
+class Server(Oracle):
+    """Answers in one of `FORMS`."""
 
     def __init__(self, form: str, window: int) -> None:
+        super().__init__()
         self.form, self.window = form, window
-        self.before: Callable[[str, dict[str, Any]], tuple[int, str] | None] = lambda path, body: None
-        self.bodies: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.headers: dict[str, str] = {}
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.bodies.append(body)
-                outer.keys.append(self.headers["Authorization"])
-                path = self.path.removeprefix("/v1")
-                status, text = outer.before(path, body) or outer.answer(path, body)
-                self.send_response(status)
-                for name, value in outer.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that waits no longer
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
         is_chat = path == "/chat/completions"
@@ -118,8 +93,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
 
     yield start
     for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
+        server.close()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -160,6 +134,16 @@ def test_a_token_that_several_candidates_begin_with_does_not_decide(serve: Calla
     assert answers.tokens == 4 * (50 + 5)  # it tells no usage
 
 
+def test_refused_in_one_line_where_a_server_tells_probabilities_but_does_not_write(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(window=100)
+    likely = {"choices": [{"text": " b", "logprobs": {"top_logprobs": [{" b": -0.1, " g": -3.0}]}}]}
+    server.before = lambda path, body: (200, json.dumps(likely)) if body["max_tokens"] == 1 else (400, "one at most")
+    with pytest.raises(ValueError, match="does not answer known: HTTP 400, one at most; check the URL"):
+        EndpointScorer(server.url, "known").ask(make_context(24))
+
+
 def test_the_way_is_found_out_once_and_nothing_is_echoed(serve: Callable[..., Server]) -> None:
     server = serve("five", 100)
     scorer = EndpointScorer(server.url, "known")
@@ -184,7 +168,7 @@ def test_a_busy_server_is_asked_again(
     serve: Callable[..., Server], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, slept = serve(window=100), []
-    monkeypatch.setattr("diptych.evaluation.context.endpoint.time.sleep", slept.append)
+    monkeypatch.setattr("diptych.evaluation.context.server.time.sleep", slept.append)
     server.before = lambda path, body: (status, "busy") if len(server.bodies) % 4 else None
     assert EndpointScorer(server.url, "known").ask(make_context(24)).right == (True,) * 4
     assert slept == [1.0, 2.0, 4.0] * 4
@@ -195,7 +179,7 @@ def test_a_busy_server_is_asked_again(
 
 def test_refused_after_a_bounded_number_of_tries(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     server, slept = serve(), []
-    monkeypatch.setattr("diptych.evaluation.context.endpoint.time.sleep", slept.append)
+    monkeypatch.setattr("diptych.evaluation.context.server.time.sleep", slept.append)
     server.before, server.headers = lambda path, body: (503, "out of\nmemory"), {"Retry-After": "100000"}
     with pytest.raises(ValueError, match=r"did not answer in 6 tries \(HTTP 503, out of memory\)") as error:
         EndpointScorer(server.url, "known").ask(make_context(24))

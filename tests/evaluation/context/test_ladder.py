@@ -283,7 +283,7 @@ def test_a_verdict_is_json() -> None:
 
 def test_contexts_that_ask_about_one_depth_each_are_each_depth_s_own() -> None:
     """The fewest contexts are five times those that ask about all depths, and a depth's test sees only its own."""
-    ladder = Ladder(replace(CONFIG, longest=32, max_rounds=200), N_DEPTHS, M)
+    ladder = Ladder(replace(CONFIG, longest=32, max_rounds=40), N_DEPTHS, M)
     while (wanted := ladder.next()) is not None:
         length, number = wanted
         depth = number % N_DEPTHS
@@ -293,6 +293,20 @@ def test_contexts_that_ask_about_one_depth_each_are_each_depth_s_own() -> None:
     assert [rung.contexts for rung in verdict.rungs if rung.length == 16] == [31 * N_DEPTHS]
     assert verdict.failed == 32 and [cell.n for cell in verdict.cells if cell.length == 32] == [4, 4, 3, 3, 3]
     assert verdict.all_depths == 27 and verdict.state == "certified"
+
+
+@pytest.mark.parametrize("at_once", range(1, N_DEPTHS + 1))
+def test_each_depth_has_as_many_contexts_however_few_a_context_asks_about(at_once: int) -> None:
+    """Depths in turn: at 14 of 16, just above the threshold, no test decides, so that all that may be asked is."""
+    ladder = Ladder(LadderConfig(shortest=64, longest=128, max_rounds=40), N_DEPTHS, M)
+    while (wanted := ladder.next()) is not None:
+        depths = {(wanted[1] * at_once + i) % N_DEPTHS for i in range(at_once)}
+        ladder.take(Observation(length=wanted[0], number=wanted[1], accuracy=dict.fromkeys(depths, 0.875)))
+    climbed, searched = ladder.verdict().rungs
+    for rung, rounds in ((climbed, 40), (searched, 16)):
+        asked = [cell.n for cell in rung.cells]
+        assert rung.decision == "undecided" and rung.contexts == math.ceil(rounds * N_DEPTHS / at_once)
+        assert len(asked) == N_DEPTHS and min(asked) == rounds and max(asked) <= rounds + 1
 
 
 def test_a_depth_that_was_not_asked_about_has_no_cell_and_certifies_nothing() -> None:
@@ -346,6 +360,6 @@ def test_what_was_not_asked_for_is_refused() -> None:
         with pytest.raises(ValueError, match="depths 0 to 4"):
             ladder.take(Observation(length=16, number=0, accuracy=accuracy))
     assert ladder.verdict().rungs == ()
-    ladder.take(Observation(length=16, number=0, accuracy={0: 1.0}))
+    ladder.take(Observation(length=16, number=0, accuracy=dict.fromkeys(range(N_DEPTHS), 1.0)))
     with pytest.raises(ValueError, match="waits for"):
         ladder.take(Observation(length=16, number=1, accuracy={0: 1.0}))

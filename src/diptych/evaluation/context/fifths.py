@@ -12,10 +12,9 @@ from functools import cached_property
 from random import Random
 from typing import Protocol, final
 
-from diptych.core.random import derive_seed
-from diptych.evaluation.context.filler import Filler, Section, weave
+from diptych.evaluation.context.filler import Filler, Section, context_random, weave
 from diptych.evaluation.context.lexicon import N_CANDIDATES, Lexicon, deal, fewest_tokens, hands
-from diptych.evaluation.context.pieces import Piece, Writer
+from diptych.evaluation.context.pieces import Piece, Writer, opened
 from diptych.evaluation.context.types import N_DEPTHS, Context, Probe
 
 
@@ -121,20 +120,14 @@ class FifthsTask:
     def _lost(self) -> int:
         """Tokens of a fifth that statements cannot have: those of the question or the opening, and for the filler."""
         _, question = self._least
-        return max(question, len(self._opening)) + self.filler.slack
-
-    @property
-    def _opening(self) -> tuple[int, ...]:
-        return () if self.opening is None else (self.opening,)
+        return max(question, len(opened(self.opening))) + self.filler.slack
 
     def context(self, length: int, number: int) -> Context:
         """The context of this number at this length; with its longest question it is just as long.
 
         Raises ValueError for a length below `shortest`.
         """
-        if length < self.shortest:
-            raise ValueError(f"a context of the task {self.name} has at least {self.shortest} tokens, not {length}")
-        rng = Random(derive_seed(self.seed, "context", self.name, length, number))
+        rng = context_random(self, self.seed, length, number)
         n_keys, n_filled = self.form.n_keys, self.n_filled
         keys = rng.sample(self.keys, n_filled * n_keys)
         fifths, values = dict[int, Fifth](), dict[int, tuple[Piece, ...]]()
@@ -153,7 +146,7 @@ class FifthsTask:
             )
             for depth in range(N_DEPTHS)
         ]
-        pieces, starts = weave(self.filler, rng, len(self._opening), sections)
+        pieces, starts = weave(self.filler, rng, len(opened(self.opening)), sections)
         end = length - longest
         probes = []
         for depth, fifth in sorted(fifths.items()):
@@ -171,5 +164,4 @@ class FifthsTask:
                     distance=end + len(question.ids) - 1 - needle,
                 )
                 probes.append(probe)
-        ids = [*self._opening, *(token for piece in pieces for token in piece.ids)]
-        return Context(ids=tuple(ids), text=self.writer.text(pieces), probes=tuple(probes))
+        return Context(ids=opened(self.opening, pieces), text=self.writer.text(pieces), probes=tuple(probes))

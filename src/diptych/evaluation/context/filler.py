@@ -12,7 +12,9 @@ from itertools import pairwise
 from random import Random
 from typing import Protocol, final
 
+from diptych.core.random import derive_seed
 from diptych.evaluation.context.pieces import Piece, Writer
+from diptych.evaluation.context.types import Task
 from diptych.evaluation.context.words import SENTENCES, SHORT_SENTENCES
 
 
@@ -36,6 +38,13 @@ class Section:
 
     end: int
     needles: tuple[Piece, ...] = ()
+
+
+def context_random(task: Task, seed: int, length: int, number: int) -> Random:
+    """What a context of this length and number is drawn with. Raises ValueError for a length below `shortest`."""
+    if length < task.shortest:
+        raise ValueError(f"a context of the task {task.name} has at least {task.shortest} tokens, not {length}")
+    return Random(derive_seed(seed, "context", task.name, length, number))
 
 
 def weave(

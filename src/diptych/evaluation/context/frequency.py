@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from random import Random
 from typing import final
 
-from diptych.core.random import derive_seed
-from diptych.evaluation.context.filler import Filler, Section, weave
+from diptych.evaluation.context.filler import Filler, Section, context_random, weave
 from diptych.evaluation.context.lexicon import N_CANDIDATES, Lexicon, deal, fewest_tokens, hands
-from diptych.evaluation.context.pieces import Piece, Writer
+from diptych.evaluation.context.pieces import Piece, Writer, opened
 from diptych.evaluation.context.types import Context, Probe
 from diptych.evaluation.context.wording import Wording
 
@@ -68,20 +66,14 @@ class FrequencyTask:
         occurrence = self.writer.fill(self.wording.vote, key=key, value=value)
         question = self.writer.fill(self.wording.ask_vote, key=key) + self.lexicon.lead
         n = sum(COUNTS) + 1
-        return n * (len(occurrence.ids) + self.filler.slack) + len(question.ids) + len(self._opening)
-
-    @property
-    def _opening(self) -> tuple[int, ...]:
-        return () if self.opening is None else (self.opening,)
+        return n * (len(occurrence.ids) + self.filler.slack) + len(question.ids) + len(opened(self.opening))
 
     def context(self, length: int, number: int) -> Context:
         """The context of this number at this length; with its question it is just as long.
 
         Raises ValueError for a length below `shortest`.
         """
-        if length < self.shortest:
-            raise ValueError(f"a context of the task {self.name} has at least {self.shortest} tokens, not {length}")
-        rng = Random(derive_seed(self.seed, "context", self.name, length, number))
+        rng = context_random(self, self.seed, length, number)
         key = rng.choice(self.keys)
         (values,) = deal(rng, self.values, self.lexicon.first, 1)
         ranked = rng.sample(range(N_CANDIDATES), N_CANDIDATES)
@@ -91,7 +83,7 @@ class FrequencyTask:
         )
         order = [which for _, which in spread] + [rng.randrange(N_CANDIDATES)]
         question = self.writer.fill(self.wording.ask_vote, key=key) + self.lexicon.lead
-        start, end = len(self._opening), length - len(question.ids)
+        start, end = len(opened(self.opening)), length - len(question.ids)
         sections = [
             Section(
                 end=start + (end - start) * (i + 1) // len(order),
@@ -108,5 +100,4 @@ class FrequencyTask:
             candidate_ids=tuple(token for _, token in answers),
             answer=ranked[0],
         )
-        ids = [*self._opening, *(token for piece in pieces for token in piece.ids)]
-        return Context(ids=tuple(ids), text=self.writer.text(pieces), probes=(probe,))
+        return Context(ids=opened(self.opening, pieces), text=self.writer.text(pieces), probes=(probe,))

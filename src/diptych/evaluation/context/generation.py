@@ -16,10 +16,11 @@ import torch
 from diptych.core.random import Rng
 from diptych.evaluation.context.local import fork, read, rights
 from diptych.evaluation.context.types import Answers, Context
+from diptych.models.cache import KeyValueCache
 from diptych.models.language_model import LanguageModel
 from diptych.nn.positions import check_reach
 from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
-from diptych.samplers.text import generate_text
+from diptych.samplers.text import Generation, generate_text
 from diptych.tokenizers.base import Tokenizer, end_of
 from diptych.tokenizers.chat import ChatTemplate, conversation_ids
 from diptych.tokenizers.streaming import StreamDecoder
@@ -66,32 +67,50 @@ class GenerationScorer:
         check_reach(self.model.config, needed)
         shared = _common(prompts)
         cache = read(self.model, prompts[0][:shared], needed) if shared else self.model.new_cache(1, needed)
-        sampler, tokens, scores = AutoregressiveSampler(temperature=0.0), shared, []
+        tokens, scores = shared, []
         for prompt, probe in zip(prompts, context.probes, strict=True):
-            request = GenerationRequest(
-                prompts=[prompt],
-                max_new_tokens=self.max_new_tokens,
-                eos_id=end_of(self.tokenizer),
-                stop_ids=self.stop_ids,
-            )
-            answer = generate_text(
+            answer = likeliest(
                 self.model,
-                sampler,
-                request,
-                Rng(0),
-                new_decoder=lambda: StreamDecoder(self.tokenizer),
+                self.tokenizer,
+                prompt,
+                self.max_new_tokens,
+                stop_ids=self.stop_ids,
                 cache=fork(cache),
-            )[0]
+            )
             tokens += len(prompt) - shared + len(answer.ids) - 1  # the last one written is not read
             scores.append(named_first(answer.text, probe.candidates))
         return Answers(scores=tuple(scores), right=rights(scores, context.probes), tokens=tokens)
 
     def _prompt(self, text: str) -> list[int]:
-        messages = [{"role": "user", "content": text + ENDING}]
-        prompt: list[int] = conversation_ids(
-            self.tokenizer, self.template, messages, add_generation_prompt=True
-        ).tolist()
-        return prompt
+        return message(self.tokenizer, self.template, text + ENDING)
+
+
+def message(tokenizer: Tokenizer, template: ChatTemplate, text: str) -> list[int]:
+    """The prompt of a conversation of one message, up to where its answer begins. ValueError as the template's."""
+    messages = [{"role": "user", "content": text}]
+    prompt: list[int] = conversation_ids(tokenizer, template, messages, add_generation_prompt=True).tolist()
+    return prompt
+
+
+def likeliest(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    max_new_tokens: int,
+    *,
+    stop_ids: tuple[int, ...] = (),
+    cache: KeyValueCache | None = None,
+) -> Generation:
+    """What follows a prompt where each token is the most likely one, up to the end of the document or a token of
+    `stop_ids`. cache: holds what of the prompt has been read."""
+    request = GenerationRequest(
+        prompts=[prompt], max_new_tokens=max_new_tokens, eos_id=end_of(tokenizer), stop_ids=stop_ids
+    )
+    sampler = AutoregressiveSampler(temperature=0.0)
+    (answer,) = generate_text(
+        model, sampler, request, Rng(0), new_decoder=lambda: StreamDecoder(tokenizer), cache=cache
+    )
+    return answer
 
 
 def named_first(text: str, candidates: Sequence[str]) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ STEPS: Final = 4
 BETWEEN: Final = 2
 """Lengths asked about between two neighbours of the coarse grid at most: a search among three."""
 SEARCH: Final = 16
-"""Contexts of a length above one that stayed undecided, by which a clear failure shows."""
+"""Contexts a depth of a length above one that stayed undecided, by which a clear failure shows."""
 
 Decision = Literal["passed", "failed", "undecided", "open"]
 """What is known of a length; open: it may still be asked about."""
@@ -31,8 +31,8 @@ Decision = Literal["passed", "failed", "undecided", "open"]
 class LadderConfig:
     """What is asked. shortest, longest: lengths in tokens. tau: score at which a depth passes, in (0, 1). alpha: bound
     on the probability that a length above the effective one is certified, and on the probability that one at or below
-    it is declared failed. max_rounds: contexts of one length at most; contexts that ask about one depth each need as
-    many times more as there are depths.
+    it is declared failed. max_rounds: contexts of one length at most that ask about a depth; on average over
+    depths, where a context asks about some of them only.
 
     Raises ValueError for what cannot be asked.
     """
@@ -55,6 +55,24 @@ class LadderConfig:
             raise ValueError(f"alpha is a probability strictly between 0 and 1, not {self.alpha}")
         if self.max_rounds < 1:
             raise ValueError(f"a length is asked about with at least one context, not {self.max_rounds}")
+
+    @property
+    def coarse(self) -> tuple[int, ...]:
+        """Lengths that are climbed."""
+        return coarse_lengths(self.shortest, self.longest)
+
+    def threshold(self, n_candidates: int) -> float:
+        """The accuracy in [0, 1] whose score, corrected for chance, is tau."""
+        return 1 / n_candidates + self.tau * (1 - 1 / n_candidates)
+
+    def levels(self, length: int, n_depths: int, *, is_certain: bool) -> tuple[float, float]:
+        """Error probabilities at which a depth of a length is certified, and is declared failed; see `Ladder`.
+
+        is_certain: whether all climbed lengths below have passed; else nothing is certified.
+        """
+        coarse = self.coarse
+        certify = self.alpha / (2 if length in coarse else 2 * BETWEEN)
+        return certify if is_certain else 0.0, self.alpha / (n_depths * (len(coarse) + BETWEEN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +128,9 @@ def inner_lengths(passed: int, failed: int) -> tuple[int, ...]:
 
 
 @final
-class _Trial:
-    """The contexts of one length, at most `rounds`. levels: error probabilities of the two decisions, to certify and to
-    fail, a depth."""
+class Trial:
+    """The contexts of one length, and what they decide. levels: see `LadderConfig.levels`. rounds: as
+    `LadderConfig.max_rounds`."""
 
     def __init__(self, length: int, n_depths: int, threshold: float, levels: tuple[float, float], rounds: int) -> None:
         self.length, self.rounds = length, rounds
@@ -124,6 +142,7 @@ class _Trial:
         self.decision: Decision = "open"
 
     def take(self, observation: Observation) -> None:
+        """Take in the answers about one more context."""
         self.contexts += 1
         for depth, accuracy in observation.accuracy.items():
             self.counts[depth] += 1
@@ -134,10 +153,11 @@ class _Trial:
             self.decision = "failed"
         elif all(test.shown(self.certify) for test in self.above):
             self.decision = "passed"
-        elif self.contexts >= self.rounds:
+        elif sum(self.counts) >= self.rounds * len(self.counts):
             self.decision = "undecided"
 
     def rung(self, chance: float) -> Rung:
+        """What is known; chance: accuracy of a guess."""
         means = [(depth, n, self.sums[depth] / n) for depth, n in enumerate(self.counts) if n]
         return Rung(
             length=self.length,
@@ -170,17 +190,17 @@ class Ladder:
             raise ValueError(f"a task has at least one depth and two candidates, not {n_depths} and {n_candidates}")
         self.config, self.n_depths = config, n_depths
         self.chance = 1 / n_candidates
-        self.threshold = self.chance + config.tau * (1 - self.chance)
-        self.coarse = coarse_lengths(config.shortest, config.longest)
-        self.trials: dict[int, _Trial] = {}
+        self.threshold = config.threshold(n_candidates)
+        self.coarse = config.coarse
+        self.trials: dict[int, Trial] = {}
         self.passed: int | None = None
         self.failed: int | None = None
         self.inner: tuple[int, ...] | None = None
         """Lengths in between that are still candidates; None while climbing."""
         self.is_certain = True
         """Whether all lengths so far passed; above one that did not, only failures are looked for."""
-        self.trial: _Trial | None = None
-        self._begin(self.coarse[0], config.alpha / 2)
+        self.trial: Trial | None = None
+        self._begin(self.coarse[0])
 
     def next(self) -> tuple[int, int] | None:
         """Length and number of the context that is wanted; None: no more is needed."""
@@ -205,13 +225,12 @@ class Ladder:
         if self.trial.decision != "open":
             self._climb(self.trial)
 
-    def _begin(self, length: int, certify: float) -> None:
-        fail = self.config.alpha / (self.n_depths * (len(self.coarse) + BETWEEN))
+    def _begin(self, length: int) -> None:
         rounds = self.config.max_rounds if self.is_certain else min(SEARCH, self.config.max_rounds)
-        levels = (certify if self.is_certain else 0.0), fail
-        self.trial = self.trials[length] = _Trial(length, self.n_depths, self.threshold, levels, rounds)
+        levels = self.config.levels(length, self.n_depths, is_certain=self.is_certain)
+        self.trial = self.trials[length] = Trial(length, self.n_depths, self.threshold, levels, rounds)
 
-    def _climb(self, done: _Trial) -> None:
+    def _climb(self, done: Trial) -> None:
         """Choose the next length after a decision."""
         if done.decision == "passed":
             self.passed = done.length
@@ -221,7 +240,7 @@ class Ladder:
         if self.inner is None:
             self.is_certain &= done.decision != "undecided"
             if done.decision != "failed" and done.length != self.coarse[-1]:
-                self._begin(self.coarse[self.coarse.index(done.length) + 1], self.config.alpha / 2)
+                self._begin(self.coarse[self.coarse.index(done.length) + 1])
             if done.decision != "failed" or self.passed is None or not self.is_certain:
                 return
             self.inner = inner_lengths(self.passed, done.length)
@@ -230,7 +249,7 @@ class Ladder:
             index = self.inner.index(done.length)
             self.inner = self.inner[index + 1 :] if done.decision == "passed" else self.inner[:index]
         if self.inner:
-            self._begin(self.inner[len(self.inner) // 2], self.config.alpha / (2 * BETWEEN))
+            self._begin(self.inner[len(self.inner) // 2])
 
     def verdict(self) -> Verdict:
         """What is known now, whether or not all has been asked."""

@@ -14,10 +14,11 @@ from typing import Final, Literal, final
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.evaluation.context.distance import effective_distance
 from diptych.evaluation.context.journal import Journal, Place, Record, record_of
-from diptych.evaluation.context.ladder import Ladder, LadderConfig, Verdict
+from diptych.evaluation.context.ladder import Ladder, LadderConfig
 from diptych.evaluation.context.result import TaskResult, binned
 from diptych.evaluation.context.statistics import measure_reuse
-from diptych.evaluation.context.types import Scorer, Task, observation
+from diptych.evaluation.context.thresholds import at_thresholds
+from diptych.evaluation.context.types import Observation, Scorer, Task, observation
 
 PILOT: Final = 8
 """Contexts that choose between wordings, of the first length that all have; the measurement never sees them."""
@@ -25,6 +26,9 @@ PILOT: Final = 8
 ROOM: Final = 2
 """The first length is at least so many times what the needles take: where they stand as densely as they can, a short
 context is harder than a longer one."""
+
+PILOT_SHARE: Final = 0.25
+"""Of what may be spent at most; the pilot then has fewer contexts."""
 
 PILOT_NUMBERS: Final = 1_000_000
 """Their numbers begin here."""
@@ -47,11 +51,11 @@ class Meter:
         self.spent_seconds += record.seconds
         self.dearest = record.seconds / max(1, record.tokens)
 
-    def allows(self, length: int) -> bool:
-        """Whether a context of this length can be afforded, at the price of the last one."""
-        if self.tokens is not None and self.spent_tokens + length > self.tokens:
+    def allows(self, length: int, share: float = 1.0) -> bool:
+        """Whether so many tokens can be afforded from this share of the whole, at the price of the last ones."""
+        if self.tokens is not None and self.spent_tokens + length > share * self.tokens:
             return False
-        return self.seconds is None or self.spent_seconds + self.dearest * length <= self.seconds
+        return self.seconds is None or self.spent_seconds + self.dearest * length <= share * self.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +103,6 @@ def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench) -> 
             "set a longer --longest, or choose another task or style"
         )
     config = replace(config, shortest=min(config.longest, max(config.shortest, first_length(task, bench.overhead))))
-    if _asks_one_depth(task):
-        config = replace(config, max_rounds=config.max_rounds * task.n_depths)
     ladder, used, ended = Ladder(config, task.n_depths, task.n_candidates), list[Record](), None
     try:
         while (wanted := ladder.next()) is not None:
@@ -108,13 +110,13 @@ def measure_task(task: Task, style: str, config: LadderConfig, bench: Bench) -> 
             if not bench.meter.allows(length):
                 ended = _BUDGET
                 break
-            record = bench.ask(task, (task.name, length, number))
+            record = bench.ask(task, (f"{task.name} {style}", length, number))
             used.append(record)
-            ladder.take(observation(length, number, record.probes, [probe.right for probe in record.probes]))
+            ladder.take(_observed(record))
             _report(task, ladder, length, bench.on_event)
     except KeyboardInterrupt:
         ended = _INTERRUPTED
-    return Measured(result=_result((task, style), ladder.verdict(), used, config.tau, bench.seed), ended=ended)
+    return Measured(result=_result((task, style), ladder, used, bench.seed), ended=ended)
 
 
 _BUDGET: Final[Ended] = "budget"
@@ -130,27 +132,23 @@ def choose_style(tasks: Sequence[tuple[str, Task]], longest: int, bench: Bench) 
     """The wording that a model answers best at the first length of all wordings; the first of equals.
 
     tasks: one task in several wordings, with the name of each. These contexts are asked apart from the measurement, so
-    that the choice does not flatter it.
+    that the choice does not flatter it, and as long as they take no more than `PILOT_SHARE` of what may be spent.
     """
     length = min(longest, max(first_length(task, bench.overhead) for _, task in tasks))
-    best, chosen = -1.0, tasks[0][0]
-    for style, task in tasks:
-        right = [
-            probe.right
-            for number in range(PILOT_NUMBERS, PILOT_NUMBERS + PILOT)
-            for probe in bench.ask(task, (f"pilot {task.name} {style}", length, number)).probes
-        ]
-        bench.on_event(
-            Progressed(what=f"choosing a wording: {style}", done=len(right), total=len(right), unit="answers")
-        )
-        if (share := sum(right) / len(right)) > best:
-            best, chosen = share, style
-    return chosen
+    right: dict[str, list[bool]] = {style: [] for style, _ in tasks}
+    for number in range(PILOT_NUMBERS, PILOT_NUMBERS + PILOT):
+        if not bench.meter.allows(len(tasks) * length, PILOT_SHARE):
+            break
+        for style, task in tasks:
+            place = f"pilot {task.name} {style}", length, number
+            right[style] += (probe.right for probe in bench.ask(task, place).probes)
+        done = number - PILOT_NUMBERS + 1
+        bench.on_event(Progressed(what="choosing a wording", done=done, total=PILOT, unit="contexts of each"))
+    return max(right, key=lambda style: sum(right[style]) / max(1, len(right[style])))
 
 
-def _asks_one_depth(task: Task) -> bool:
-    probes = task.context(task.shortest, 0).probes
-    return task.n_depths > 1 and len({probe.depth for probe in probes}) == 1
+def _observed(record: Record) -> Observation:
+    return observation(record.length, record.number, record.probes, [probe.right for probe in record.probes])
 
 
 def _report(task: Task, ladder: Ladder, length: int, on_event: Handler) -> None:
@@ -171,8 +169,8 @@ def _report(task: Task, ladder: Ladder, length: int, on_event: Handler) -> None:
     )
 
 
-def _result(asked: tuple[Task, str], verdict: Verdict, records: Sequence[Record], tau: float, seed: int) -> TaskResult:
-    task, style = asked
+def _result(asked: tuple[Task, str], ladder: Ladder, records: Sequence[Record], seed: int) -> TaskResult:
+    (task, style), config, verdict = asked, ladder.config, ladder.verdict()
     contexts = [[(p.distance, p.right) for p in r.probes if p.distance is not None] for r in records]
     by_depth = (
         ((record.length, depth), [p.right for p in record.probes if p.depth == depth])
@@ -191,9 +189,10 @@ def _result(asked: tuple[Task, str], verdict: Verdict, records: Sequence[Record]
         all_depths=verdict.all_depths,
         relative=verdict.relative,
         distances=binned(answer for of in contexts for answer in of),
-        distance=effective_distance(contexts, n_candidates=task.n_candidates, tau=tau, seed=seed),
+        distance=effective_distance(contexts, n_candidates=task.n_candidates, tau=config.tau, seed=seed),
         reuse=measure_reuse(by_depth),
         contexts=len(records),
         tokens=sum(record.tokens for record in records),
         seconds=sum(record.seconds for record in records),
+        thresholds=at_thresholds([_observed(record) for record in records], config, task.n_depths, task.n_candidates),
     )

@@ -33,6 +33,12 @@ class Piece:
 NOTHING = Piece("", ())
 
 
+def opened(opening: int | None, pieces: Sequence[Piece] = ()) -> tuple[int, ...]:
+    """The tokens of the pieces, behind the one that opens a document, where a model expects one."""
+    ids = tuple(token for piece in pieces for token in piece.ids)
+    return ids if opening is None else (opening, *ids)
+
+
 @final
 class Writer:
     """Encodes pieces, each of them once."""

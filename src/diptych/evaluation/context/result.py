@@ -62,11 +62,21 @@ class Reuse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtThreshold:
+    """What the same answers say at another threshold tau: the effective length there lies in [passed, failed), each end
+    as in `TaskResult`, with the same confidence, which holds of each threshold and each end for itself."""
+
+    tau: float
+    passed: int | None
+    failed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """What is known of one task. The effective length lies in [passed, failed): `passed` is None where nothing is
-    certified yet, `failed` where nothing has failed. all_depths, relative: the longest length at which, by point
-    estimates alone, the mean over depths passes, and at which every depth reaches tau times the score at the shortest
-    length."""
+    certified yet, `failed` where nothing has failed. confidence: of each end for itself. all_depths, relative: the
+    longest length at which, by point estimates alone, the mean over depths passes, and at which every depth reaches tau
+    times the score at the shortest length. thresholds: none in results from before they were read."""
 
     task: str
     style: str
@@ -84,6 +94,7 @@ class TaskResult:
     contexts: int
     tokens: int
     seconds: float
+    thresholds: tuple[AtThreshold, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +153,7 @@ class ContextResult:
 
 
 def sentence(result: ContextResult, task: TaskResult) -> str:
-    """The answer in one sentence."""
+    """The answer in one sentence. Where both ends are given, the confidence holds of each for itself."""
     sure = f"{task.confidence:.0%} confidence"
     what = f"{result.name}, {task.task.replace('_', ' ')}: effective context length"
     claim = f"claimed {result.claimed:,}"
@@ -163,8 +174,22 @@ def sentence(result: ContextResult, task: TaskResult) -> str:
     high = task.failed / result.claimed
     undecided = "" if task.state == "certified" else ", undecided in between"
     return (
-        f"{what} {task.passed:,} to {task.failed:,} tokens ({sure}{undecided}); {claim}, ratio {low:.2f} to {high:.2f}."
+        f"{what} {task.passed:,} to {task.failed:,} tokens ({sure} in each end{undecided}); {claim}, "
+        f"ratio {low:.2f} to {high:.2f}."
     )
+
+
+def threshold_words(task: TaskResult) -> str:
+    """What the same answers say at other thresholds, in one line; nothing where they were not read."""
+    if not task.thresholds:
+        return ""
+    return "at other thresholds: " + "; ".join(f"tau {at.tau:g} {_ends(at)}" for at in task.thresholds)
+
+
+def _ends(at: AtThreshold) -> str:
+    ends = [] if at.passed is None else [f"certified to {at.passed:,}"]
+    ends += [] if at.failed is None else [f"fails at {at.failed:,}"]
+    return ", ".join(ends) or "undecided"
 
 
 def load_result(folder: Path) -> ContextResult:

@@ -76,7 +76,7 @@ def loss_saturation(
     losses = torch.zeros(len(documents), len(lengths), dtype=torch.float64)
     for number, document in enumerate(documents):
         for column, length in enumerate(lengths):
-            losses[number, column] = _loss(model, document, length, opening)
+            losses[number, column] = last_loss(model, document, length, opening)
         on_event(Progressed(what="loss by context", done=number + 1, total=len(documents), unit="documents"))
     if not bool(losses.isfinite().all()):
         raise ValueError("the model's loss is no finite number; its weights are damaged or its dtype too narrow")
@@ -99,7 +99,7 @@ def _doubling(shortest: int, longest: int) -> tuple[int, ...]:
     return tuple(longest >> step for step in range(halvings, -1, -1))
 
 
-def _loss(model: TokenPredictor, document: Sequence[int], length: int, opening: int | None) -> float:
+def last_loss(model: TokenPredictor, document: Sequence[int], length: int, opening: int | None) -> float:
     """Mean loss in nats of a document's last `TARGETS` tokens, each after the `length` tokens before it or up to one
     part in `SHARE` less."""
     together = min(TARGETS, 1 << max(0, (length // SHARE).bit_length() - 1))

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, final
 from diptych.core.random import derive_seed
 from diptych.evaluation.context.suites.babi import GIVERS, ROOMS, STORIES, THINGS
 from diptych.evaluation.context.suites.draft import Draft, fitted
-from diptych.evaluation.context.suites.sample import Count, Sample, Table, check_task
+from diptych.evaluation.context.suites.sample import Count, Sample, Table, check_task, count_alone
 from diptych.evaluation.context.suites.text import Essay, repeated, spread
 
 TOKENS_TO_GENERATE = 15
@@ -168,7 +168,7 @@ class Babilong:
             )
 
         draft = Draft(build=build, low=0, high=length, question=story.question, answers=(story.answer,), kind="label")
-        tokens = max(TOKENS_TO_GENERATE, self.count(f"\nAnswer: {prompt.longest}"))
+        tokens = max(TOKENS_TO_GENERATE, count_alone(self.count, f"\nAnswer: {prompt.longest}"))
         return fitted(draft, self.count, tokens, task=task, length=length, index=index)
 
     def score(self, sample: Sample, generated: str) -> float:

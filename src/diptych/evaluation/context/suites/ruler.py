@@ -2,7 +2,8 @@
 
 The 13 tasks with their published prompts and parameters. Other than there: essays are not Paul Graham's, and the
 questions of qa_1 and qa_2 are not those of SQuAD and HotpotQA unless these are given; keys of needles differ from one
-another; what is asked has one right answer; and a length too short for a task is refused, not tried for ever.
+another; what is asked has one right answer; how an answer begins ends the message of a conversation, and does not open
+the model's turn; and a length too short for a task is refused, not tried for ever.
 """
 
 from __future__ import annotations

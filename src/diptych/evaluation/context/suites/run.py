@@ -14,7 +14,7 @@ from typing import Any
 
 from diptych.core.events import Handler, Progressed, ignore
 from diptych.evaluation.context.kept_lines import KeptLines
-from diptych.evaluation.context.suites.sample import Cell, Suite, Table, check_task
+from diptych.evaluation.context.suites.sample import Cell, Suite, Table, check_task, count_alone
 from diptych.evaluation.intervals import wilson
 
 Generate = Callable[[str, int], str]
@@ -89,7 +89,7 @@ def _ask(suite: Suite, generate: Generate, task: str, length: int, index: int) -
         answers=sample.answers,
         generated=generated,
         score=suite.score(sample, generated),
-        tokens=sample.tokens + (suite.count(generated) if generated else 0),
+        tokens=sample.tokens + count_alone(suite.count, generated),
         seconds=time.perf_counter() - start,
     )
 

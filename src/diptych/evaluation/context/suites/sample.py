@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Count = Callable[[str], int]
-"""Tokens of a text, whatever opens it included."""
+"""Tokens of a prompt of this text, with whatever a model reads before and after it."""
+
+
+def count_alone(count: Count, text: str) -> int:
+    """Tokens of a text that is no prompt of its own."""
+    return count(text) - count("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ class Suite(Protocol):
 
     @property
     def count(self) -> Count:
-        """How it counts the tokens of its lengths."""
+        """How it counts the tokens of its prompts."""
         ...
 
     @property
