@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diptych.core.config import TransformerConfig
 from diptych.core.context_extension import METHODS, parse_extension
@@ -103,6 +106,34 @@ def test_float32_with_the_loop_of_one_row(text: str, monkeypatch: pytest.MonkeyP
     assert bool(used) == (model.config.position_scheme is None)
 
 
+class Rotating(TorchDispatchMode):
+    """Counts the numbers that are made by what rotations are made of: products, cosines and sines."""
+
+    made = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mul, torch.ops.aten.cos, torch.ops.aten.sin):
+            self.made += result.numel()
+        return result
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("text", [*RELATIONAL, "streaming"])
+def test_a_step_rotates_no_more_where_more_is_cached(text: str) -> None:
+    model, x = extended(text), tokens(1, 513)
+    made = []
+    for length in (256, 512):  # both at the beginning of a block of keys, as the near part takes whole ones
+        cache = model.new_cache(1, 513)
+        model(x[:, :length], mask=Causal(), cache=cache)
+        with Rotating() as seen:
+            model(x[:, length : length + 1], mask=Causal(), cache=cache)
+        made.append(seen.made)
+    assert made[0] == made[1] > 0
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("text", RELATIONAL)
 def test_branches_of_a_text_give_what_each_alone_gives(text: str) -> None:
@@ -144,7 +175,7 @@ def test_a_text_within_the_near_part_is_read_as_before(text: str) -> None:
 
 @torch.inference_mode()
 def test_window_of_the_model_still_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model with a sliding window keeps a ring of unrotated keys."""
+    """A model with a sliding window keeps a ring of keys, all of which the near part may rotate further."""
     model, x = extended("self_extend:window=5,group=7", window=12), tokens()
     expected = model(x, mask=Causal())
     torch.testing.assert_close(in_chunks(model, x, [20, *[1] * 50], N), expected, rtol=0, atol=1e-10)

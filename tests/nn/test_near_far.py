@@ -90,24 +90,39 @@ def lowered(name: str, n: int = N, offset: int = 0, queries: int | None = None) 
     return near_far(Causal(), SCHEMES[name], TURN, queries=queries or n, keys=offset + (queries or n), offset=offset)
 
 
+def read(parts: NearFar, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """A whole text, read at once."""
+    return parts.attend(query, parts.kept(key), value)
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_it_equals_the_rotation_of_every_pair_by_its_own_relative_position(name: str) -> None:
     query, key, value = given()
     expected = by_pairs(query, key, value, distances(name))
-    torch.testing.assert_close(lowered(name).attend(query, key, value), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(read(lowered(name), query, key, value), expected, rtol=0, atol=1e-12)
     plain = by_pairs(query, key, value, [[i - j if j <= i else None for j in range(N)] for i in range(N)])
     assert (expected - plain).abs().max() > 0.1  # the scheme matters here
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_scale_of_yarn_multiplies_each_query_and_each_key_once(name: str) -> None:
+    query, key, value = given()
+    turn = partial(TURN, scale=1.3)
+    parts = near_far(Causal(), SCHEMES[name], turn, queries=N, keys=N, offset=0)
+    expected = by_pairs(query * 1.3, key * 1.3, value, distances(name))
+    torch.testing.assert_close(read(parts, query, key, value), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_later_passage_equals_the_same_rows_of_the_whole(name: str) -> None:
     query, key, value = given(200)
     expected = by_pairs(query, key, value, distances(name, 200))
+    held = key[:, :, :0]
     for offset, queries in ((0, 130), (130, 1), (131, 69)):
         end = offset + queries
-        found = lowered(name, offset=offset, queries=queries).attend(
-            query[:, :, offset:end], key[:, :, :end], value[:, :, :end]
-        )
+        parts = lowered(name, offset=offset, queries=queries)
+        held = torch.cat((held, parts.kept(key[:, :, offset:end])), dim=2)
+        found = parts.attend(query[:, :, offset:end], held, value[:, :, :end])
         torch.testing.assert_close(found, expected[:, :, offset:end], rtol=0, atol=1e-12)
 
 
@@ -116,9 +131,14 @@ def test_rows_of_different_lengths_go_by_their_own_positions(name: str) -> None:
     query, key, value = given()
     lengths = torch.tensor([30, 13])
     expected = by_pairs(query, key, value, distances(name))
-    last = torch.stack([query[row, :, length : length + 2] for row, length in enumerate(lengths)])
+    last, new = (
+        torch.stack([x[row, :, length : length + 2] for row, length in enumerate(lengths)]) for x in (query, key)
+    )
     parts = near_far(Causal(), SCHEMES[name], TURN, queries=2, keys=32, offset=lengths)
-    found = parts.attend(last, key[:, :, :32], value[:, :, :32])
+    held = lowered(name, 32).kept(key[:, :, :32])
+    for row, length in enumerate(lengths):
+        held[row, :, length : length + 2] = parts.kept(new)[row]
+    found = parts.attend(last, held, value[:, :, :32])
     for row, length in enumerate(lengths):
         torch.testing.assert_close(found[row], expected[row, :, length : length + 2], rtol=0, atol=1e-12)
 
@@ -130,7 +150,8 @@ def test_branches_of_a_text_go_by_their_positions(name: str) -> None:
     positions = torch.tensor([[30, 31, 32, 30, 31, 32, 33]])
     mask = Causal() & (Sinks(30) | Cuts((30, 3, 4)))
     tree = near_far(mask, SCHEMES[name], TURN, queries=7, keys=37, offset=30, positions=positions)
-    found = tree.attend(query[:, :, 30:], key, value)
+    held = torch.cat((lowered(name, 30).kept(key[:, :, :30]), tree.kept(key[:, :, 30:])), dim=2)
+    found = tree.attend(query[:, :, 30:], held, value)
     for branch in (slice(30, 33), slice(33, 37)):
         rows = [*range(30), *range(branch.start, branch.stop)]
         alone = by_pairs(query[:, :, rows], key[:, :, rows], value[:, :, rows], distances(name, len(rows)))
@@ -147,7 +168,7 @@ def test_keys_may_stand_anywhere_in_a_row(name: str) -> None:
     places = torch.cat((order, torch.tensor([-1, -1])))[None]
     slots = torch.cat((order, torch.tensor([0, 3])))
     parts = near_far(Causal(), SCHEMES[name], TURN, queries=2, keys=N, offset=N - 2, key_positions=places.expand(2, -1))
-    found = parts.attend(query[:, :, N - 2 :], key[:, :, slots], value[:, :, slots])
+    found = parts.attend(query[:, :, N - 2 :], lowered(name).kept(key)[:, :, slots], value[:, :, slots])
     expected = by_pairs(query, key, value, distances(name))[:, :, N - 2 :]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
@@ -164,7 +185,7 @@ def test_parts_share_no_pair_and_are_causal_together(name: str) -> None:
 def test_gradients_go_through_all_parts() -> None:
     query, key, value = (x.requires_grad_() for x in given())
     for name in SCHEMES:
-        ours = torch.autograd.grad(lowered(name).attend(query, key, value).pow(2).sum(), (query, key, value))
+        ours = torch.autograd.grad(read(lowered(name), query, key, value).pow(2).sum(), (query, key, value))
         expected = torch.autograd.grad(by_pairs(query, key, value, distances(name)).pow(2).sum(), (query, key, value))
         for one, other in zip(ours, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
@@ -179,7 +200,7 @@ def test_long_texts_are_cut_into_pieces_and_give_the_same(name: str) -> None:
     rows = torch.tensor([0, 5, 63, 64, 300, n - 1])
     table = [[told(name, int(i), j) for j in range(n)] for i in rows]
     expected = by_pairs(query[:, :, rows], key, value, table)
-    torch.testing.assert_close(parts.attend(query, key, value)[:, :, rows], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(read(parts, query, key, value)[:, :, rows], expected, rtol=0, atol=1e-12)
 
 
 LONG = {
@@ -217,7 +238,7 @@ def peak_of_long_text(name: str, n: int) -> int:
     query, key, value = (torch.zeros(1, 1, n, D) for _ in range(3))
     turn = partial(rotation, frequencies=FREQUENCIES.float(), dtype=torch.float32)
     with torch.inference_mode(), Peak() as seen:
-        near_far(Causal(), LONG[name](n), turn, queries=n, keys=n, offset=0).attend(query, key, value)
+        read(near_far(Causal(), LONG[name](n), turn, queries=n, keys=n, offset=0), query, key, value)
     return seen.peak
 
 
@@ -247,7 +268,7 @@ def test_padded_keys_stay_unseen() -> None:
     lengths = torch.tensor([N, 25])
     parts = near_far(Causal() & Keys(lengths), SCHEMES["string"], TURN, queries=N, keys=N, offset=0)
     expected = by_pairs(query, key, value, distances("string"))
-    found = parts.attend(query, key, value)
+    found = read(parts, query, key, value)
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(found[1, :, :25], expected[1, :, :25], rtol=0, atol=1e-12)
     assert not torch.allclose(found[1, :, 25:], expected[1, :, 25:])

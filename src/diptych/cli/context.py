@@ -30,7 +30,7 @@ MODEL is a run folder, a Hugging Face folder, a GGUF file, or the URL of an Open
 http://localhost:8000/v1 (its key in OPENAI_API_KEY). Ctrl-C keeps every answer, and the same command goes on.
 
 examples:
-  diptych context runs/recall
+  diptych context runs/needles-long
   diptych context SmolLM2-135M-Instruct.gguf --budget 30m
   diptych context SmolLM2-135M-Instruct.gguf --extend yarn:factor=2 string --longest 16384
   diptych context http://localhost:8000/v1 --name my-model --longest 32768

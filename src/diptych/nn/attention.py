@@ -189,6 +189,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "b t m"]:
         if context is None:
             query, key, value = self._project_self(x, rotation)
+            key = mask.kept(key) if isinstance(mask, NearFar) else key
         else:
             query = self._project_query(x)
             key, value = self.project(context) if isinstance(context, Tensor) else context
@@ -210,7 +211,7 @@ class MultiHeadAttention(nn.Module):
         query, key, value = self._project_self(x, rotation)
         each = self.n_heads // self.n_kv_heads
         weights = (
-            _near_far_weights(query, key, mask, x)
+            _near_far_weights(query, mask.kept(key), mask, x)
             if isinstance(mask, NearFar)
             else _weights(query, key.repeat_interleave(each, 1), _dense(mask, x))
         )

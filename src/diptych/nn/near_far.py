@@ -2,8 +2,11 @@
 
 Near keys keep their distances, and far ones are told nearer (STRING, ReRoPE, Self-Extend, dual chunk attention), or
 most of them are dropped (StreamingLLM). Every such scheme is a few parts of one attention: a mask, and the positions by
-which its queries and its keys are rotated. The parts share no pair, and are merged by the log-sum-exp of their scores;
-keys are kept unrotated, since a key may stand at several positions at once.
+which its queries and its keys are rotated. The parts share no pair, and are merged by the log-sum-exp of their scores.
+
+A key is cached at the position by which the far part reads it, so that what is far, which grows with the text, is
+rotated once. Where the near part reads it by another (ReRoPE, Self-Extend), that part rotates the keys of its window
+further, since rotations add up: R(a) R(b) = R(a + b) (Su et al. 2021, section 3).
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class Part:
 
 @lru_cache(16)
 def parts_of(scheme: PositionScheme) -> tuple[Part, ...]:
-    """The parts of a scheme; m and n are the positions of query and key, m - n >= 0 their distance.
+    """The parts of a scheme, the farthest last; m and n are the positions of query and key, m - n >= 0 their distance.
 
     `string`: m - n below the shift S, else m - n - S + W (An et al. 2025, section 4). `rerope`: min(m - n, w) (Su
     2023). `self_extend`: m - n below w, else m // G - n // G + w - w // G (Jin et al. 2024). `dca`: keys at
@@ -132,21 +135,28 @@ def reach_of_scheme(scheme: PositionScheme | None) -> Reach | None:
 @final
 @dataclass(frozen=True, eq=False)
 class LoweredPart:
-    """A part as it is computed: its mask over a stretch of the keys, and the rotations of all queries and of these
-    keys."""
+    """A part as it is computed: its mask over a stretch of the keys, the rotation of all queries, and that of these
+    keys from where they are kept; None: they are kept where the part reads them."""
 
     mask: Lowered
     keys: slice
     query_turn: Rotation
-    key_turn: tuple[Float[Tensor, "#b k 1 d_head"], Float[Tensor, "#b k 1 d_head"]]
+    key_turn: tuple[Float[Tensor, "#b k 1 d_head"], Float[Tensor, "#b k 1 d_head"]] | None
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class NearFar:
-    """A mask as attention with a `PositionScheme` takes it. Queries and keys come to it unrotated."""
+    """A mask as attention with a `PositionScheme` takes it. Queries come to it unrotated, keys as `kept` gives them,
+    those of this passage by `kept_turn`."""
 
     parts: tuple[LoweredPart, ...]
+    kept_turn: Rotation
+
+    def kept(self, key: Float[Tensor, "b g q d"]) -> Float[Tensor, "b g q d"]:
+        """The keys of this passage as a cache keeps them: rotated by the position by which the farthest part reads
+        them."""
+        return _rotated(key, self.kept_turn)
 
     def attend(
         self,
@@ -169,12 +179,14 @@ class NearFar:
         return out
 
     def turned(self, query: Tensor, key: Tensor) -> Iterator[tuple[LoweredPart, Tensor, Tensor]]:
-        """Each part with its rotated queries and keys; keys that parts share are rotated once."""
-        known: dict[int, Tensor] = {}
+        """Each part with its rotated queries and keys."""
         for part in self.parts:
-            if id(part.key_turn) not in known:
-                known[id(part.key_turn)] = _rotated(key[:, :, part.keys], part.key_turn)
-            yield part, _rotated(query, part.query_turn), known[id(part.key_turn)]
+            read = key[:, :, part.keys]
+            yield (
+                part,
+                _rotated(query, part.query_turn),
+                read if part.key_turn is None else _rotated(read, part.key_turn),
+            )
 
 
 def _rotated(x: Tensor, by: Rotation) -> Tensor:
@@ -210,9 +222,9 @@ def near_far(
         allowed, query = mask.allowed(place[:, :, None], key[:, None]), positions
         rows = max(len(place), len(positions))
         key = key.repeat(rows, 1).scatter(1, place.expand(rows, -1), positions.expand(rows, -1))
-    turns: dict[tuple[Rule, int, int], Rotation] = {}
-    lowered = []
-    for part in parts_of(scheme):
+    parts, lowered = parts_of(scheme), []
+    kept = parts[-1].key
+    for part in parts:
         stretch, joined = slice(0, key.shape[1]), Both(mask, part.mask)
         if not isinstance(offset, Tensor) and key_positions is None and positions is None:
             stretch = _stretch(part.mask, queries, keys, offset)
@@ -226,11 +238,19 @@ def near_far(
         else:
             stretch = slice(0, keys)
             low = lower(joined, queries=queries, keys=keys, offset=offset, device=device)
-        shared = part.key, stretch.start, stretch.stop
-        if shared not in turns:
-            turns[shared] = turn(part.key(key[:, stretch].clamp(min=0)))
-        lowered.append(LoweredPart(low, stretch, turn(part.query(query)), turns[shared]))
-    return NearFar(tuple(lowered))
+        further = None
+        if part.key is not kept:
+            read = key[:, stretch].clamp(min=0)
+            further = _unscaled(turn, part.key(read) - kept(read))
+        lowered.append(LoweredPart(low, stretch, turn(part.query(query)), further))
+    return NearFar(tuple(lowered), turn(kept(query)))
+
+
+def _unscaled(turn: Turn, positions: Tensor) -> Rotation:
+    """The rotation without YaRN's scale, which kept keys have already and which is the cosine of position 0."""
+    cos, sin = turn(positions)
+    scale, _ = turn(torch.zeros_like(positions[:1, :1]))
+    return cos / scale, sin / scale
 
 
 def _stretch(mask: Mask, queries: int, keys: int, offset: int) -> slice:
