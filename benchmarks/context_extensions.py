@@ -61,7 +61,7 @@ def main() -> None:
     from diptych.models.extension import extend
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder, Hugging Face folder or GGUF file")
+    parser.add_argument("--model", type=Path, help="run folder, Hugging Face folder or GGUF file")
     parser.add_argument("--style", default="question")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 8192, 12288])
     parser.add_argument("--contexts", type=int, nargs="+", default=[4, 3, 2], help="of each length")
@@ -71,8 +71,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--answers", type=Path, default=Path("runs/context-extensions.jsonl"))
     given = parser.parse_args()
+    if given.model is None:
+        print("nothing is measured: give a pretrained model with --model")
+        return
 
-    subject = open_subject(Path(given.model), dtype=getattr(torch, given.dtype))
+    subject = open_subject(given.model, dtype=getattr(torch, given.dtype))
     task = build_task("single_key", subject.tokenizer, given.style, opens=subject.opens)
     settings = {"model": subject.fingerprint, "style": given.style, "dtype": given.dtype, "factor": given.factor}
 

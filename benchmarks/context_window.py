@@ -1,6 +1,8 @@
 """Does the measure find a window that is known? A trained model that is shown only the last W tokens, for many W.
 
-    python benchmarks/context_window.py --model runs/needles-long [--windows 12]
+    python benchmarks/context_window.py [--model runs/needles-long] [--windows 12]
+
+Without --model a network is trained first, in about ten minutes.
 
 The model must pass at all lengths that it is asked about. Cut to W tokens, it passes at every length up to W, and by
 the worst fifth at none above W (1 + (1 - tau) / 5): needles out of sight are guessed, those of the rest of the first
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import write
+from _needles import needles
 
 TAU = 0.85
 
@@ -28,12 +31,12 @@ def main() -> None:
     from diptych.evaluation.context.tasks import build_task
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder, Hugging Face folder or GGUF file")
+    parser.add_argument("--model", type=Path, help="run folder, Hugging Face folder or GGUF file")
     parser.add_argument("--style", default="pairs")
     parser.add_argument("--windows", type=int, default=12)
     given = parser.parse_args()
 
-    subject = open_subject(Path(given.model))
+    subject = open_subject(given.model or needles())
     task = build_task("single_key", subject.tokenizer, given.style, opens=subject.opens)
     first, longest = first_length(task), subject.claimed
     scorer = LocalScorer(subject.model)
