@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from diptych.core.config import DataConfig, OptimConfig, RecallConfig, RunConfig
 from diptych.evaluation.context.journal import JOURNAL
 from diptych.evaluation.context.result import load_result
 from diptych.training.run import train
+from tests.evaluation.context.http_oracle import Oracle
 
 CPU = ["--device", "cpu"]
 
@@ -122,3 +126,46 @@ def test_answers_of_another_measurement_are_refused(
     assert main(["context", str(run), "--out", str(measured), "--seed", "1", *CPU]) == 2
     assert "other settings (it differs in seed)" in capsys.readouterr().err
     assert (measured / "as-is" / JOURNAL).read_bytes() == before
+
+
+class Reader(Oracle):
+    """Finds the pair that is asked about, of the last `seen` words of a prompt; says " nothing" else."""
+
+    seen = 10**6
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+        words = body["prompt"].split()
+        before = words[:-1][-self.seen :]
+        found = [value for key, value in pairwise(before) if key == words[-1]]
+        top = {f" {found[-1]}" if found else " nothing": -0.1}
+        usage = {"prompt_tokens": len(body["prompt"].encode()) // 4, "completion_tokens": 1}
+        return 200, json.dumps({"choices": [{"text": "", "logprobs": {"top_logprobs": [top]}}], "usage": usage})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    oracle = Reader()
+    yield oracle
+    oracle.close()
+
+
+def test_a_server_is_measured_after_what_that_takes_was_said(
+    server: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["context", server.url, "--name", "m", "--longest", "512", "--style", "pairs", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "at least 512 tokens" in said.out and "tau 0.7 certified to 512" in said.out
+    # 32 contexts of each of three lengths, with five questions each; 31 that are right suffice.
+    assert "480 requests" in said.err and load_result(tmp_path / "as-is").tasks[0].contexts == 3 * 31
+    asked = len(server.bodies)
+    assert main(arguments) == 0
+    assert len(server.bodies) - asked == 2  # to count the tokens of its texts
+
+
+def test_a_server_that_forgets_fails(server: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.seen = 100
+    arguments = ["context", server.url, "--name", "m", "--longest", "512", "--style", "pairs", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "effective context length none" in capsys.readouterr().out

@@ -166,12 +166,15 @@ def _measured(study: Study, options: Options, config: StudyConfig, meter: Meter,
 
 def _studies(options: Options, config: StudyConfig, console: Handler) -> Iterator[Study]:
     """The model as it is, then with each extension; what is asked takes how long is said first."""
+    from diptych.evaluation.context.study import told, told_of_server
+
     if re.match(r"https?://", options.model):
-        yield _server(options)
+        server = _server(options)
+        console(told_of_server(server.workload(config)))
+        yield server
         return
     from diptych.core.context_extension import parse_extension
     from diptych.evaluation.context.cost import estimate
-    from diptych.evaluation.context.study import told
     from diptych.models.extension import extend
 
     extensions = [parse_extension(text) for text in options.extend]
@@ -179,9 +182,7 @@ def _studies(options: Options, config: StudyConfig, console: Handler) -> Iterato
     models = [extend(subject.model, extension) for extension in extensions]  # all that is wrong is said first
     for text, model in zip((None, *options.extend), (subject.model, *models), strict=True):
         study = _local(options, subject, model, text, console)
-        context = study.example(config).context(max(study.lengths(config)), 0)
-        questions = [len(probe.question_ids) for probe in context.probes]
-        console(told(estimate(model, study.lengths(config), questions=len(questions), question_tokens=sum(questions))))
+        console(told(estimate(model, study.workload(config))))
         yield study
 
 

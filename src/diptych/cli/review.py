@@ -36,7 +36,7 @@ class Options:
     """Seed of weights, data order and samples."""
     pretrained: Path | None = None
     """A run folder, a Hugging Face folder or a GGUF file whose effective context length is measured besides, in ten
-    minutes on top of the budget; in more only where its wording is not chosen by then."""
+    minutes on top of the budget."""
 
 
 def main(arguments: list[str]) -> int:

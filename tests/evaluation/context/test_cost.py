@@ -17,8 +17,8 @@ from diptych.evaluation.context import cost
 from diptych.evaluation.context.cost import (
     CONTEXTS,
     Speed,
+    Workload,
     estimate,
-    expected_tokens,
     flops_per_token,
     measured_speed,
     memory,
@@ -71,12 +71,15 @@ def make(**changes: Any) -> LanguageModel:
 def test_tokens_are_those_that_a_scorer_reads() -> None:
     probe = Probe(question="", question_ids=(1, 2, 3), candidates=("", ""), candidate_ids=(4, 5), answer=0)
     model, lengths = make(), (20, 40)
-    read_tokens = sum(
-        LocalScorer(model).ask(Context(ids=(1,) * length, text="", probes=(probe,) * 5)).tokens for length in lengths
+    contexts = [Context(ids=(1,) * length, text="", probes=(probe,) * 5) for length in lengths]
+    read_tokens, sent_tokens = (
+        sum(LocalScorer(model, reuse=reuse).ask(context).tokens for context in contexts) for reuse in (True, False)
     )
-    found = estimate(model, lengths, questions=5, question_tokens=15)
-    assert found.tokens == CONTEXTS * read_tokens == expected_tokens(lengths, 15)
-    assert expected_tokens(lengths, 15, contexts=3) == 3 * read_tokens
+    work = Workload(lengths=lengths, questions=5, question_tokens=15)
+    found = estimate(model, work)
+    assert found.tokens == CONTEXTS * read_tokens == work.tokens
+    assert dataclasses.replace(work, contexts=3).tokens == 3 * read_tokens
+    assert (work.requests, work.tokens_sent) == (CONTEXTS * 2 * 5, CONTEXTS * sent_tokens)
     assert found.seconds > 0 and found.memory == memory(model, 40, 15)
 
 
@@ -126,7 +129,7 @@ def test_times_go_through_both_measured_points(monkeypatch: pytest.MonkeyPatch) 
 def test_questions_cost_a_pass_each_where_they_are_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "measured_speed", lambda model: Speed(a_pass=1.0, an_operation=0.0))
     for changes, passes in (({}, 2), ({"position": "alibi"}, 40)):
-        found = estimate(make(**changes), [100, 200], questions=40, question_tokens=600, contexts=3)
+        found = estimate(make(**changes), Workload(lengths=(100, 200), questions=40, question_tokens=600, contexts=3))
         assert found.seconds == 3 * 2 * (1 + passes)
 
 

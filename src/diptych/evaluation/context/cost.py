@@ -7,7 +7,6 @@ does other things too, and kernels take memory of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +29,32 @@ TIMINGS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is asked where no length fails early. lengths: tokens of a context. contexts: of each length. questions:
+    about each context, of `question_tokens` tokens together."""
+
+    lengths: tuple[int, ...]
+    questions: int
+    question_tokens: int
+    contexts: int = CONTEXTS
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read forward, a context once for all its questions."""
+        return self.contexts * sum(length + self.question_tokens for length in self.lengths)
+
+    @property
+    def requests(self) -> int:
+        """Questions in all, each of which is a request to a server."""
+        return self.contexts * len(self.lengths) * self.questions
+
+    @property
+    def tokens_sent(self) -> int:
+        """Tokens of prompts, a context before each of its questions anew."""
+        return self.contexts * sum(self.questions * length + self.question_tokens for length in self.lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """About what a measurement takes. tokens: read forward. memory: bytes of weights, cache and activations at the
     longest length."""
@@ -47,26 +72,16 @@ class Speed:
     an_operation: float
 
 
-def estimate(
-    model: LanguageModel, lengths: Sequence[int], *, questions: int, question_tokens: int, contexts: int = CONTEXTS
-) -> Estimate:
-    """What `contexts` contexts of each length take, of `questions` questions with `question_tokens` tokens together.
-
-    Reads two short texts to find the speed.
-    """
-    speed = measured_speed(model)
-    passes = questions if way_of(model.config) == "fork" else -(-question_tokens // PASS)
-    once = [seconds(model.config, speed, length, passes, question_tokens) for length in lengths]
+def estimate(model: LanguageModel, work: Workload) -> Estimate:
+    """What a workload takes. Reads two short texts to find the speed."""
+    speed, asked = measured_speed(model), work.question_tokens
+    passes = work.questions if way_of(model.config) == "fork" else -(-asked // PASS)
+    once = [seconds(model.config, speed, length, passes, asked) for length in work.lengths]
     return Estimate(
-        tokens=expected_tokens(lengths, question_tokens, contexts),
-        seconds=contexts * sum(once),
-        memory=memory(model, max(lengths, default=0), min(question_tokens, PASS)),
+        tokens=work.tokens,
+        seconds=work.contexts * sum(once),
+        memory=memory(model, max(work.lengths, default=0), min(asked, PASS)),
     )
-
-
-def expected_tokens(lengths: Sequence[int], question_tokens: int, contexts: int = CONTEXTS) -> int:
-    """Tokens of so many contexts of each length, each read once, and of the questions about them."""
-    return contexts * sum(length + question_tokens for length in lengths)
 
 
 def seconds(config: TransformerConfig, speed: Speed, length: int, passes: int, question_tokens: int) -> float:

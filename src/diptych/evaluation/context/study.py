@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from diptych.core.events import Handler, Message, ignore
 from diptych.core.recipe import save_json
-from diptych.evaluation.context.cost import Estimate
+from diptych.evaluation.context.cost import CONTEXTS, Estimate, Workload
 from diptych.evaluation.context.journal import open_journal
 from diptych.evaluation.context.ladder import LadderConfig, coarse_lengths
 from diptych.evaluation.context.measure import Bench, Meter, choose_style, first_length, measure_task
@@ -119,6 +119,19 @@ class Study:
         tasks = [self._fitting(name, config)[0][1] for name in config.tasks]
         return tasks[0]
 
+    def workload(self, config: StudyConfig) -> Workload:
+        """What the first task asks in the first wording that fits. Raises ValueError where any task does not fit."""
+        task, lengths = self.example(config), self.lengths(config)
+        probes = task.context(max(lengths) - self.overhead, 0).probes
+        # Contexts that ask about some of the depths are as many times more.
+        contexts = CONTEXTS * task.n_depths // len({probe.depth for probe in probes})
+        return Workload(
+            lengths=lengths,
+            questions=len(probes),
+            question_tokens=sum(len(probe.question_ids) for probe in probes),
+            contexts=contexts,
+        )
+
     def _settings(self, config: StudyConfig) -> dict[str, Any]:
         kept = asdict(config)
         # How far and which tasks are asked changes none of the answers.
@@ -176,5 +189,14 @@ def told(estimate: Estimate) -> Message:
     text = (
         f"to certify all lengths takes about {estimate.tokens:,} tokens, {time} and "
         f"{estimate.memory / 2**20:,.0f} MiB; less where a length fails early"
+    )
+    return Message(text=text)
+
+
+def told_of_server(work: Workload) -> Message:
+    """A workload in words, for a server, of whose speed and memory nothing is known."""
+    text = (
+        f"to certify all lengths takes about {work.requests:,} requests and {work.tokens_sent:,} tokens, of which a "
+        f"server that keeps what it has read reads {work.tokens:,}; less where a length fails early"
     )
     return Message(text=text)
