@@ -36,8 +36,8 @@ SPACE := $(subst ,, )
 COMMA := ,
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n auto
-	$(BIN)/python -m pytest -n auto tests/diffusion tests/nn tests/models tests/objectives tests/samplers \
+	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/diffusion tests/nn tests/models tests/objectives tests/samplers \
 	  -k 'not compiled and not flex and not refused' \
 	  --jaxtyping-packages=$(subst $(SPACE),$(COMMA),$(strip $(addprefix diptych., $(MATHEMATICS)))),beartype.beartype
 
