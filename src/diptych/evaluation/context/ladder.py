@@ -20,7 +20,7 @@ STEPS: Final = 4
 """Steps that a doubling of the length is divided into: the final bracket is 2^(1/4) = 1.19 wide."""
 BETWEEN: Final = 2
 """Lengths asked about between two neighbours of the coarse grid at most: a search among three."""
-SEARCH: Final = 16
+SEARCH: Final = 32
 """Contexts a depth of a length above one that stayed undecided, by which a clear failure shows."""
 
 Decision = Literal["passed", "failed", "undecided", "open"]
