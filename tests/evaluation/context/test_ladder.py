@@ -26,7 +26,7 @@ from tests.evaluation.context.oracles import (
     within,
 )
 
-from diptych.evaluation.context.ladder import Ladder, LadderConfig, Verdict, coarse_lengths, inner_lengths
+from diptych.evaluation.context.ladder import SEARCH, Ladder, LadderConfig, Verdict, coarse_lengths, inner_lengths
 from diptych.evaluation.context.types import N_DEPTHS, Observation
 
 CONFIG = LadderConfig(shortest=16, longest=8192)
@@ -210,7 +210,7 @@ def test_a_length_at_the_threshold_stays_undecided_and_ends_certifying() -> None
     assert [(rung.length, rung.contexts, rung.decision) for rung in verdict.rungs] == [
         (64, 31, "passed"),
         (128, 50, "undecided"),
-        (256, 16, "undecided"),
+        (256, SEARCH, "undecided"),
     ]
 
 
@@ -303,7 +303,7 @@ def test_each_depth_has_as_many_contexts_however_few_a_context_asks_about(at_onc
         depths = {(wanted[1] * at_once + i) % N_DEPTHS for i in range(at_once)}
         ladder.take(Observation(length=wanted[0], number=wanted[1], accuracy=dict.fromkeys(depths, 0.875)))
     climbed, searched = ladder.verdict().rungs
-    for rung, rounds in ((climbed, 40), (searched, 16)):
+    for rung, rounds in ((climbed, 40), (searched, SEARCH)):
         asked = [cell.n for cell in rung.cells]
         assert rung.decision == "undecided" and rung.contexts == math.ceil(rounds * N_DEPTHS / at_once)
         assert len(asked) == N_DEPTHS and min(asked) == rounds and max(asked) <= rounds + 1

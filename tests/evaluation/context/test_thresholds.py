@@ -122,8 +122,8 @@ def test_a_higher_threshold_never_reaches_farther() -> None:
 def test_what_lies_close_to_one_threshold_is_decided_at_others_by_hand() -> None:
     """14 of 16 right, just above 0.869, decides nothing there within 50 contexts.
 
-    Above 0.5625 the boldest bet multiplies by 1.55, so that 16 contexts certify; above 0.7375 by 1.18, so that 50 do
-    and 16 do not; below 0.95625 by 2.8. 31 perfect contexts multiply by 1.045 each at 0.95625, too few for 40.
+    Above 0.5625 the boldest bet multiplies by 1.55, above 0.7375 by 1.18, so that 27 contexts certify; below 0.95625 by
+    2.8. 31 perfect contexts multiply by 1.045 each at 0.95625, too few for 40.
     """
     ladder = Ladder(LadderConfig(shortest=64, longest=256, max_rounds=50), 1, M)
     seen = []
@@ -134,7 +134,7 @@ def test_what_lies_close_to_one_threshold_is_decided_at_others_by_hand() -> None
     assert (ladder.passed, ladder.failed) == (64, None)
     assert at_thresholds(seen, ladder.config, 1, M) == (
         AtThreshold(tau=0.5, passed=256, failed=None),
-        AtThreshold(tau=0.7, passed=128, failed=None),
+        AtThreshold(tau=0.7, passed=256, failed=None),
         AtThreshold(tau=0.95, passed=None, failed=128),
     )
     assert {(at.passed, at.failed) for at in at_thresholds([], ladder.config, 1, M)} == {(None, None)}
