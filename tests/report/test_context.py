@@ -3,57 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from tests.context_results import EMPTY, RESULT, STOPPED, TASK
+from tests.report.reading import read
 
 from diptych.evaluation.context.result import AtThreshold, sentence
 from diptych.report.context import context_figures, context_page, write_context_report
 
 HOSTILE = "</p><script>alert(1)</script>&lt;\"'$x^2$\x00{{ 7*7 }}"
-
-
-class Reader(HTMLParser):
-    """Checks that tags balance, and keeps ids, what would be loaded, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("src", "href", "xlink:href"):
-                self.loads.append(value or "")
-        if tag not in {"meta", "link", "br"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in {"meta", "link", "br"}:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing that is open"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    assert not reader.open, f"left open: {reader.open}"
-    return reader
 
 
 def test_the_page_says_what_was_measured_and_loads_nothing() -> None:

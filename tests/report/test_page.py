@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +11,7 @@ import pytest
 from markupsafe import escape
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from tests.report.reading import read
 
 from diptych.report.page import SECTIONS, page, render
 from diptych.report.results import (
@@ -26,53 +26,8 @@ from diptych.report.results import (
     save_results,
 )
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 LABEL = "<b>&$x$\x00"
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&lt;\"'$x^2$\x00\x1b]0;"
-
-
-class Reader(HTMLParser):
-    """Checks that tags balance, and keeps elements, ids, what would be loaded, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.handlers: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            if name in ("src", "href", "srcset", "data", "xlink:href", "action", "poster"):
-                self.loads.append(value or "")
-            if name.startswith("on"):
-                self.handlers.append(name)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing that is open"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    assert not reader.open, f"left open: {reader.open}"
-    return reader
 
 
 def test_the_page_is_well_formed_and_loads_nothing(full: ReviewResults) -> None:

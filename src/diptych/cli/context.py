@@ -224,13 +224,12 @@ def _server(options: Options) -> Study:
     from diptych.evaluation.context.study import Study
     from diptych.evaluation.context.words import SENTENCES
 
-    if options.name is None or options.longest is None:
-        raise ValueError("a server's model is named by --name, and its claimed length given by --longest")
-    if options.extend or options.answers == "written":
-        raise ValueError("--extend and --answers written are for models on the disk; leave them out for a server")
-    scorer = EndpointScorer(options.model, options.name)
+    name = server_name(options)
+    if options.longest is None:
+        raise ValueError("the length that a server's model claims is given by --longest")
+    scorer = EndpointScorer(options.model, name)
     return Study(
-        name=options.name,
+        name=name,
         extension=None,
         claimed=options.longest,
         reach=options.longest,
@@ -239,3 +238,12 @@ def _server(options: Options) -> Study:
         scorer=scorer,
         fingerprint=options.model,
     )
+
+
+def server_name(options: Options) -> str:
+    """The model's name on a server. Raises ValueError without one, and for options that a server does not take."""
+    if options.name is None:
+        raise ValueError("a server's model is named by --name")
+    if options.extend or options.answers == "written":
+        raise ValueError("--extend and --answers written are for models on the disk; leave them out for a server")
+    return options.name

@@ -96,14 +96,11 @@ def _template(options: Options, opened: OpenedModel) -> ChatTemplate | None:
 
 
 def _asked_of_server(options: Options) -> Iterator[tuple[str | None, Asking]]:
+    from diptych.cli.context import server_name
     from diptych.evaluation.context.server import Server
     from diptych.evaluation.context.suites.asking import ask_server
 
-    if options.name is None:
-        raise ValueError("a server's model is named by --name")
-    if options.extend or options.answers == "written":
-        raise ValueError("--extend and --answers written are for models on the disk; leave them out for a server")
-    yield None, ask_server(_make(options), Server(options.model, options.name))
+    yield None, ask_server(_make(options), Server(options.model, server_name(options)))
 
 
 def _print(suite: Suite, table: Table, extension: str | None) -> None:
