@@ -122,34 +122,26 @@ def ours(subject: Subject, task: Task, given: argparse.Namespace) -> Measured:
 
 def ruler(subject: Subject, given: argparse.Namespace, index: int) -> dict[str, Any]:
     """One sample of RULER's procedure, run: its prompt read anew, and an answer generated greedily."""
-    from diptych.core.random import Rng
+    from diptych.evaluation.context.suites.asking import ask_model
     from diptych.evaluation.context.suites.ruler import Ruler
     from diptych.evaluation.context.suites.text import essay
-    from diptych.samplers.autoregressive import AutoregressiveSampler, GenerationRequest
-    from diptych.samplers.text import generate_text
-    from diptych.tokenizers.base import document_ids, end_of
-    from diptych.tokenizers.streaming import StreamDecoder
 
-    tokenizer = subject.tokenizer
-
-    def ids_of(text: str) -> list[int]:
-        return document_ids(tokenizer, text) if subject.opens else tokenizer.encode_list(text)
-
-    suite = Ruler(lambda text: len(ids_of(text)), essay(("stdlib",)))
-    sample = suite.sample(given.ruler_task, given.length, index)
-    request = GenerationRequest(
-        prompts=[ids_of(sample.prompt)],
-        max_new_tokens=sample.tokens_to_generate,
-        eos_id=end_of(tokenizer),
+    text = essay(("stdlib",))
+    asking = ask_model(
+        lambda count: Ruler(count, text),
+        subject.model,
+        subject.tokenizer,
+        opens=subject.opens,
         stop_ids=subject.stop_ids,
     )
-    sampler = AutoregressiveSampler(temperature=0.0)
+    sample = asking.suite.sample(given.ruler_task, given.length, index)
     start = time.perf_counter()
-    (answer,) = generate_text(subject.model, sampler, request, Rng(0), new_decoder=lambda: StreamDecoder(tokenizer))
+    answer = asking.generate(sample.prompt, sample.tokens_to_generate)
+    seconds = time.perf_counter() - start
     return {
-        "seconds": time.perf_counter() - start,
-        "forward_tokens": len(request.prompts[0]) + len(answer.ids),
-        "score": suite.score(sample, answer.text),
+        "seconds": seconds,
+        "forward_tokens": sample.tokens + len(subject.tokenizer.encode_list(answer)),
+        "score": asking.suite.score(sample, answer),
     }
 
 

@@ -19,19 +19,6 @@ from typing import Any
 
 from _common import write
 
-EXTENSIONS = (
-    "interpolation",
-    "ntk",
-    "dynamic_ntk",
-    "yarn",
-    "llama3",
-    "string",
-    "rerope",
-    "self_extend",
-    "dca",
-    "streaming",
-)
-
 AS_IS = "as it is"
 
 
@@ -51,7 +38,7 @@ class Reading:
 def main() -> None:
     import torch
 
-    from diptych.core.context_extension import parse_extension
+    from diptych.core.context_extension import METHODS, parse_extension
     from diptych.core.events import ignore
     from diptych.evaluation.context.kept_lines import KeptLines
     from diptych.evaluation.context.local import LocalScorer
@@ -67,7 +54,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[4, 3, 2], help="of each length")
     parser.add_argument("--documents", type=int, default=1)
     parser.add_argument("--factor", type=float, default=1.9375, help="of every extension")
-    parser.add_argument("--extensions", nargs="+", default=list(EXTENSIONS))
+    parser.add_argument("--extensions", nargs="+", default=list(METHODS))
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--answers", type=Path, default=Path("runs/context-extensions.jsonl"))
     given = parser.parse_args()

@@ -21,7 +21,7 @@ from typing import Any
 from _common import write
 from _needles import needles
 
-TAU = 0.85
+TAU, STYLE = 0.85, "pairs"
 
 
 def main() -> None:
@@ -32,12 +32,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="run folder, Hugging Face folder or GGUF file")
-    parser.add_argument("--style", default="pairs")
     parser.add_argument("--windows", type=int, default=12)
     given = parser.parse_args()
 
     subject = open_subject(given.model or needles())
-    task = build_task("single_key", subject.tokenizer, given.style, opens=subject.opens)
+    task = build_task("single_key", subject.tokenizer, STYLE, opens=subject.opens)
     first, longest = first_length(task), subject.claimed
     scorer = LocalScorer(subject.model)
     rows = [one(scorer, task, window, longest, opens=subject.opens) for window in spread(first, longest, given.windows)]
@@ -70,7 +69,7 @@ def one(scorer: Any, task: Any, window: int | None, longest: int, *, opens: bool
     with tempfile.TemporaryDirectory() as folder:
         journal = open_journal(Path(folder), {"benchmark": "context_window"})
         config = LadderConfig(shortest=1, longest=longest, tau=TAU)
-        result = measure_task(task, "pairs", config, Bench(scorer=asked, journal=journal, meter=Meter())).result
+        result = measure_task(task, STYLE, config, Bench(scorer=asked, journal=journal, meter=Meter())).result
         journal.close()
     row = {
         "window": window,
